@@ -1,0 +1,37 @@
+//! Names on which the CLI, the sidecar and the proxy agree.
+
+/// Version of everything in this crate that crosses a wire. Ends with different versions refuse each other: the CLI
+/// carries both other ends inside itself, so versions differ only by mistake.
+pub const PROTOCOL_VERSION: u16 = 1;
+
+/// Label on every object of ours, in the cluster and in the engine; its value is the session's id.
+pub const LABEL_SESSION: &str = "tpdocker.dev/session";
+/// Label that tells the objects of one session apart; values are [`ROLE_PROXY`], [`ROLE_SIDECAR`], [`ROLE_APP`].
+pub const LABEL_ROLE: &str = "tpdocker.dev/role";
+/// [`LABEL_ROLE`] of the proxy's Deployment and pod.
+pub const ROLE_PROXY: &str = "proxy";
+/// [`LABEL_ROLE`] of the sidecar container.
+pub const ROLE_SIDECAR: &str = "sidecar";
+/// [`LABEL_ROLE`] of the user's container.
+pub const ROLE_APP: &str = "app";
+/// Annotation on a swapped workload: a JSON [`crate::control::SwapRecord`], written before the first change.
+pub const ANNOTATION_SWAP: &str = "tpdocker.dev/swap";
+
+/// Path of the proxy binary in its image, which holds nothing else.
+pub const PROXY_PATH: &str = "/tpdocker-proxy";
+/// Path of the sidecar binary in its image, which holds nothing else.
+pub const SIDECAR_PATH: &str = "/tpdocker-sidecar";
+
+/// Directory in the sidecar that the CLI bind-mounts from the laptop; it holds [`SIDECAR_SOCKET`].
+pub const SIDECAR_RUN_DIR: &str = "/run/tpdocker";
+/// Name of the sidecar's Unix socket in [`SIDECAR_RUN_DIR`].
+pub const SIDECAR_SOCKET: &str = "sidecar.sock";
+/// First byte on the sidecar's socket: what follows are [`crate::control`] messages.
+pub const SIDECAR_CONTROL: u8 = b'C';
+/// First byte on the sidecar's socket: what follows are the bytes of a carrier, pumped to and from the proxy.
+pub const SIDECAR_CARRIER: u8 = b'T';
+
+/// Name of the proxy's readiness socket in the pod's abstract Unix namespace. `tpdocker-proxy ready` connects to it,
+/// reads one byte (`1` ready, `0` not) and exits with 0 or 1; it is an exec probe, so nothing has to listen on the
+/// pod's address.
+pub const PROXY_READY_SOCKET: &str = "tpdocker-proxy-ready";
