@@ -1,1 +1,20 @@
-//! placeholder
+//! The control plane of tpdocker: what the CLI does on the laptop. It never touches a packet; the data plane
+//! (`sidecar/`) does, and never talks to Docker or Kubernetes. They meet in `tpdocker-protocol`.
+//!
+//! In reading order:
+//! - [`cli`]: what was typed;
+//! - [`settings`]: what it means;
+//! - [`cluster`]: the workload, the proxy in its place, and the way to it;
+//! - [`docker`]: the engine, the sidecar container and the user's container;
+//! - [`image`]: the images that this binary carries inside itself;
+//! - [`event`] and [`output`]: what a person or a script is told;
+//! - [`error`]: what can go wrong, the cure, and the exit code.
+
+pub mod cli;
+pub mod cluster;
+pub mod docker;
+pub mod error;
+pub mod event;
+pub mod image;
+pub mod output;
+pub mod settings;

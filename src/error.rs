@@ -1,0 +1,88 @@
+//! What can go wrong, the cure, and the exit code that scripts branch on.
+//!
+//! Two tiers: what happens in the user's world is typed, says its cause once and, where there is one, the command that
+//! cures it; anything else is a bug of ours and says so. The table in `docs/exit-codes.md` is checked against [`Code`].
+
+/// Exit codes of tpdocker itself. The app's own code is passed on verbatim, and 125, 126 and 127 mean what they mean
+/// to `docker run`, so ours keep to 80–99 (and 2 for the command line, as everywhere).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Code {
+    /// The command line or a file it names is wrong; nothing was touched.
+    Usage = 2,
+    /// A bug in tpdocker.
+    Bug = 80,
+    /// No usable kubeconfig, context, login or API server.
+    Kubeconfig = 81,
+    /// The workload, its container or its namespace does not exist or cannot be swapped.
+    Workload = 82,
+    /// A right is missing in the cluster.
+    Forbidden = 83,
+    /// The proxy pod did not start: image, quota, scheduling, admission.
+    Proxy = 84,
+    /// The Docker engine is missing, unreachable or unable.
+    Engine = 85,
+    /// The image of the app cannot be had.
+    Image = 86,
+    /// The engine refused the container: port already bound, name in use, bad mount.
+    Container = 87,
+    /// The tunnel could not be built or was lost.
+    Tunnel = 88,
+    /// Somebody else's session holds the workload.
+    Held = 89,
+    /// The original could not be put back entirely; the message says what is left and how to repair it.
+    Restore = 90,
+    /// The engine could not run the container (`docker run`: 125).
+    DockerDaemon = 125,
+    /// The container's command cannot be invoked (`docker run`: 126).
+    CannotInvoke = 126,
+    /// The container's command was not found (`docker run`: 127).
+    NotFound = 127,
+}
+
+/// What every typed error of the user's world can tell beside its message.
+pub trait Explain: std::error::Error + Send + Sync + 'static {
+    /// The exit code.
+    fn code(&self) -> Code;
+    /// What to do about it: a command one can paste, or a sentence when there is none.
+    fn hint(&self) -> Option<String> {
+        None
+    }
+}
+
+/// Any failure of a command, on its way to `main`.
+#[derive(Debug)]
+pub struct Error(Box<dyn Explain>);
+
+impl<E: Explain> From<E> for Error {
+    fn from(error: E) -> Self {
+        Self(Box::new(error))
+    }
+}
+
+impl Error {
+    /// The exit code.
+    pub fn code(&self) -> Code {
+        self.0.code()
+    }
+
+    /// The cure.
+    pub fn hint(&self) -> Option<String> {
+        self.0.hint()
+    }
+
+    /// The message, then each cause once, outermost first.
+    pub fn chain(&self) -> Vec<String> {
+        let mut chain = vec![self.0.to_string()];
+        let mut source = self.0.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            // Libraries repeat their source in their own text; once is enough.
+            if !chain.last().is_some_and(|above| above.contains(&text)) {
+                chain.push(text);
+            }
+            source = cause.source();
+        }
+        chain
+    }
+}
