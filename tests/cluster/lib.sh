@@ -69,13 +69,14 @@ content_tag() {
 
 # The flags that let a container be a Kubernetes node. `--privileged` is the usual way; an engine that
 # itself lacks a capability cannot grant it, and there the parts of it that matter are named one by one.
+# One flag a line.
 node_privileges() {
-    if [ "$(docker run --rm --privileged --network none "$BASE_IMAGE" echo yes 2>/dev/null)" = yes ]; then
+    if [ "$(docker run --rm --privileged --network none --label "$LABEL" "$BASE_IMAGE" echo yes 2>/dev/null)" = yes ]; then
         echo --privileged
     else
-        echo --cap-add ALL --cap-drop SYS_RESOURCE --security-opt seccomp=unconfined \
-            --security-opt apparmor=unconfined --security-opt systempaths=unconfined \
-            --device-cgroup-rule='a *:* rwm'
+        printf '%s\n' --cap-add=ALL --cap-drop=SYS_RESOURCE --security-opt=seccomp=unconfined \
+            --security-opt=apparmor=unconfined --security-opt=systempaths=unconfined \
+            '--device-cgroup-rule=a *:* rwm'
     fi
 }
 
