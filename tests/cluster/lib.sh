@@ -61,6 +61,18 @@ wait_for() {
 
 have_image() { docker image inspect "$1" >/dev/null 2>&1; }
 
+# build_image NAME CONTEXT [FLAG...]: says nothing unless it fails. Images do not get $LABEL: whatever
+# somebody else runs from them would inherit it.
+build_image() {
+    local image=$1 context=$2 log=$CACHE/build-$(tr -c 'a-z0-9\n' - <<<"$1").log
+    shift 2
+    mkdir -p "$CACHE"
+    docker build -t "$image" --build-arg BASE="$BASE_IMAGE" "$@" "$context" >"$log" 2>&1 || {
+        tail -n 20 "$log" >&2
+        die "image $image could not be built" "see $log"
+    }
+}
+
 # content_tag FILE_OR_DIR...: a short hash of names and contents, for image tags.
 content_tag() {
     find "$@" -type f -not -path '*/target/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum \
