@@ -4,6 +4,7 @@
 //! In reading order:
 //! - [`cli`]: what was typed;
 //! - [`settings`]: what it means;
+//! - [`commands`]: what is done about it;
 //! - [`cluster`]: the workload, the proxy in its place, and the way to it;
 //! - [`docker`]: the engine, the sidecar container and the user's container;
 //! - [`image`]: the images that this binary carries inside itself;
@@ -12,6 +13,7 @@
 
 pub mod cli;
 pub mod cluster;
+pub mod commands;
 pub mod docker;
 pub mod error;
 pub mod event;
