@@ -14,11 +14,13 @@ const FILTER_VARIABLE: &str = "TPDOCKER_LOG";
 
 /// Starts logging at `verbosity`, the number of `-v`s. A second call is without effect.
 pub fn start(verbosity: u8, format: OutputFormat, console: &Console) {
+    // From debug on, bollard logs the bodies of requests and answers, and in them the pod's secrets: not without being
+    // asked by name.
     let directives = match verbosity {
         0 => "error",
         1 => "warn,tpdocker=debug",
-        2 => "info,tpdocker=trace,kube_client=debug,bollard=debug",
-        _ => "debug,tpdocker=trace",
+        2 => "info,tpdocker=trace,kube_client=debug",
+        _ => "debug,tpdocker=trace,bollard=info",
     };
     let filter = match std::env::var(FILTER_VARIABLE).map(EnvFilter::try_new) {
         Ok(Ok(filter)) => filter,
