@@ -1,5 +1,7 @@
 //! The tables in `docs/` say what the code does.
 
+use std::fmt::Write as _;
+
 use tpdocker::cli::flags::{FLAGS, NOT_YET, Origin};
 use tpdocker::error::Code;
 
@@ -18,7 +20,7 @@ fn assert_section(document: &str, name: &str, expected: &str) {
 fn the_exit_codes_are_those_of_the_code() {
     let mut table = String::from("| code | name | meaning |\n|---|---|---|\n");
     for code in Code::ALL {
-        table.push_str(&format!("| {} | `{}` | {} |\n", u8::from(*code), code.name(), code.meaning()));
+        writeln!(table, "| {} | `{}` | {} |", u8::from(*code), code.name(), code.meaning()).expect("in memory");
     }
     assert_section(include_str!("../../docs/exit-codes.md"), "codes", &table);
 }
@@ -36,7 +38,7 @@ fn the_flags_are_those_of_the_parser() {
         for flag in FLAGS.iter().filter(|flag| flag.origin == origin) {
             let usage = flag.usage().replace('|', "\\|");
             let again = if flag.repeatable { "; may be repeated" } else { "" };
-            table.push_str(&format!("| `{usage}` | {}{again} | {} |\n", flag.help, flag.acts));
+            writeln!(table, "| `{usage}` | {}{again} | {} |", flag.help, flag.acts).expect("in memory");
         }
         assert_section(include_str!("../../docs/cli.md"), name, &table);
     }

@@ -1,5 +1,6 @@
 //! The real binary: what it prints where, and with which code it exits.
 
+use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Command, Output};
 
@@ -65,7 +66,7 @@ fn a_wrong_command_line_has_a_message_a_hint_and_code_2() {
         assert_eq!(output.status.code(), Some(2), "{line:?}");
         assert!(output.stdout.is_empty(), "{line:?}");
         let stderr = String::from_utf8_lossy(&output.stderr);
-        all.push_str(&format!("$ tpdocker {}\n{stderr}\n", line.join(" ")));
+        writeln!(all, "$ tpdocker {}\n{stderr}", line.join(" ")).expect("in memory");
     }
     insta::assert_snapshot!("wrong-command-lines", all);
 }
