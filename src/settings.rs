@@ -139,6 +139,7 @@ pub struct RunSettings {
 
 /// The user's container, less what belongs to the owner of its network namespace.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of docker's, independent of the others")]
 pub struct AppSpec {
     /// The image, as typed.
     pub image: String,

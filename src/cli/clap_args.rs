@@ -14,7 +14,7 @@ use crate::settings::{
 
 /// Run a container on your laptop as if it were a pod of your Kubernetes cluster.
 #[derive(Debug, Parser)]
-#[command(name = "tpdocker", version, max_term_width = 120, arg_required_else_help = true)]
+#[command(name = "tpdocker", version, max_term_width = 120, arg_required_else_help = false)]
 #[command(after_help = "Exit codes: the app's own; 2 for a wrong command line; 80 to 90, 125, 126 and 127 as in \
                         docs/exit-codes.md.")]
 pub(super) struct Cli {
@@ -30,16 +30,14 @@ pub(super) struct Globals {
     /// Log to stderr; again for more.
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub(super) verbose: u8,
-    /// How steps and errors are told on stderr.
+    /// How steps and errors are told on stderr: lines for people, or one JSON object a line.
     #[arg(long, value_name = "FORMAT", value_enum)]
     pub(super) output: Option<Format>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(super) enum Format {
-    /// For people.
     Text,
-    /// One JSON object a line.
     Json,
 }
 
@@ -66,6 +64,7 @@ enum Sub {
 }
 
 #[derive(Debug, Args)]
+#[command(arg_required_else_help = false)]
 struct ComposeArgs {
     #[command(flatten)]
     globals: Globals,
@@ -116,6 +115,7 @@ struct ComposeRest {
 }
 
 #[derive(Debug, Args)]
+#[command(arg_required_else_help = false)]
 struct ImageArgs {
     #[command(flatten)]
     globals: Globals,
@@ -203,7 +203,7 @@ pub(super) fn usage_error(error: &clap::Error) -> UsageError {
     let tip = rest
         .iter()
         .find_map(|line| line.strip_prefix("tip: ").map(str::to_owned))
-        .or_else(|| rest.iter().find_map(|line| line.strip_prefix('[').map(|_| (*line).to_owned())))
+        .or_else(|| rest.iter().find_map(|line| line.strip_prefix('[')?.strip_suffix(']').map(str::to_owned)))
         .unwrap_or_else(|| "`tpdocker --help` lists the commands".to_owned());
     // clap names what is missing on the lines below its message.
     let missing: Vec<&str> = rest.iter().copied().filter(|line| line.starts_with('<')).collect();

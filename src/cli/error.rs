@@ -116,9 +116,7 @@ impl Explain for UsageError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NotUtf8 { .. } => None,
             Self::WorkingDirectory(_) => Some("cd to a directory that exists".into()),
-            Self::BadSyntax { .. } => Some(SEE_HELP.into()),
             Self::UnknownFlag { instead, .. } => Some(match instead {
                 Some(instead) => format!("did you mean {instead}? {FOR_THE_APP}"),
                 None => format!("{SEE_HELP}; {FOR_THE_APP}"),
@@ -129,7 +127,8 @@ impl Explain for UsageError {
             }
             Self::MissingValue { long, .. } => Some(format!("--{long}=VALUE; {SEE_HELP}")),
             Self::BadValue { source: ValueError::Unsupported { instead, .. }, .. } => Some(instead.clone()),
-            Self::BadValue { .. } | Self::Repeated { .. } => Some(SEE_HELP.into()),
+            Self::NotUtf8 { .. } | Self::BadValue { source: ValueError::File { .. }, .. } => None,
+            Self::BadSyntax { .. } | Self::BadValue { .. } | Self::Repeated { .. } => Some(SEE_HELP.into()),
             Self::NoSwap => Some("tpdocker run --swap SERVICE IMAGE".into()),
             Self::NoImage => Some("tpdocker run --swap SERVICE [FLAGS] IMAGE [COMMAND] [ARG...]".into()),
             Self::Clap { tip, .. } => Some(tip.clone()),

@@ -14,6 +14,7 @@ use super::{Surroundings, value};
 pub(super) type Apply = fn(&mut Draft, &str, &Surroundings) -> Result<(), ValueError>;
 
 /// One flag.
+#[derive(Clone, Copy)]
 pub struct Flag {
     /// Its name, without the dashes.
     pub long: &'static str,

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::flags::{Acts, FLAGS, Flag, Origin};
 
 /// Longer usages push their help to the next line.
-const COLUMN: usize = 34;
+const COLUMN: usize = 36;
 
 /// The whole text.
 pub(super) fn run() -> String {

@@ -14,13 +14,22 @@ const FILTER_VARIABLE: &str = "TPDOCKER_LOG";
 
 /// Starts logging at `verbosity`, the number of `-v`s. A second call is without effect.
 pub fn start(verbosity: u8, format: OutputFormat, console: &Console) {
+    // From debug on, bollard logs the bodies of requests and answers, and in them the pod's secrets: not without being
+    // asked by name.
     let directives = match verbosity {
         0 => "error",
         1 => "warn,tpdocker=debug",
-        2 => "info,tpdocker=trace,kube_client=debug,bollard=debug",
-        _ => "debug,tpdocker=trace",
+        2 => "info,tpdocker=trace,kube_client=debug",
+        _ => "debug,tpdocker=trace,bollard=info",
     };
-    let filter = EnvFilter::try_from_env(FILTER_VARIABLE).unwrap_or_else(|_| EnvFilter::new(directives));
+    let filter = match std::env::var(FILTER_VARIABLE).map(EnvFilter::try_new) {
+        Ok(Ok(filter)) => filter,
+        Ok(Err(error)) => {
+            console.reporter().warn(format!("{FILTER_VARIABLE} is not a filter and is ignored: {error}"));
+            EnvFilter::new(directives)
+        }
+        Err(_) => EnvFilter::new(directives),
+    };
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(console.clone()).with_ansi(false);
     let started = match format {
         OutputFormat::Text => logs.try_init(),

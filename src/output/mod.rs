@@ -72,6 +72,8 @@ pub struct Console(Arc<Mutex<State>>);
 
 struct State {
     out: Box<dyn Write + Send>,
+    /// `out` is a terminal, so the app's raw mode is ours too.
+    terminal: bool,
     renderer: Renderer,
     /// The app has the terminal.
     quiet: Option<TerminalMode>,
@@ -96,17 +98,23 @@ impl std::fmt::Debug for Console {
 impl Console {
     /// Writes to this process's stderr, for whoever reads there.
     pub fn stderr(format: OutputFormat) -> Self {
-        Self::new(Box::new(std::io::stderr()), Audience::of_stderr(format))
+        let stderr = std::io::stderr();
+        let terminal = stderr.is_terminal();
+        Self::with(Box::new(stderr), Audience::of_stderr(format), terminal)
     }
 
     /// Writes to `out` for `audience`.
     pub fn new(out: Box<dyn Write + Send>, audience: Audience) -> Self {
+        Self::with(out, audience, matches!(audience, Audience::Terminal { .. }))
+    }
+
+    fn with(out: Box<dyn Write + Send>, audience: Audience, terminal: bool) -> Self {
         let renderer = match audience {
             Audience::Terminal { colour } => Renderer::Live(Live::new(Palette { colour })),
             Audience::Pipe => Renderer::Plain(Plain::default()),
             Audience::Script => Renderer::Json,
         };
-        Self(Arc::new(Mutex::new(State { out, renderer, quiet: None, drawing: false })))
+        Self(Arc::new(Mutex::new(State { out, terminal, renderer, quiet: None, drawing: false })))
     }
 
     /// A reporter whose events end up here.
@@ -186,7 +194,8 @@ impl Sink for Console {
 impl State {
     /// Writes `text`, one or more lines without the last line feed, above the live line.
     fn lines(&mut self, text: &str) {
-        let end = if self.quiet == Some(TerminalMode::Raw) { "\r\n" } else { "\n" };
+        let raw = self.terminal && self.quiet == Some(TerminalMode::Raw);
+        let end = if raw { "\r\n" } else { "\n" };
         let mut out = self.clear();
         for line in text.split('\n') {
             out.push_str(line);

@@ -65,6 +65,7 @@ pub(super) fn help(_: &mut Draft, value: &str, _: &Surroundings) -> Applied {
     switch(value).map(drop)
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "a row of the table, whose handlers share a type")]
 pub(super) fn entrypoint(draft: &mut Draft, value: &str, _: &Surroundings) -> Applied {
     draft.app.entrypoint = Some(value.to_owned());
     Ok(())
@@ -120,6 +121,7 @@ pub(super) fn pull(draft: &mut Draft, value: &str, _: &Surroundings) -> Applied 
 }
 
 /// An empty user or working directory is docker's way to say "the image's".
+#[expect(clippy::unnecessary_wraps, reason = "a row of the table, whose handlers share a type")]
 pub(super) fn user(draft: &mut Draft, value: &str, _: &Surroundings) -> Applied {
     draft.app.user = Some(value.to_owned()).filter(|user| !user.is_empty());
     Ok(())

@@ -48,16 +48,14 @@ pub(in crate::cli) fn network(draft: &mut Draft, value: &str, _: &Surroundings) 
     if value.contains('=') {
         name = "";
         for field in value.split(',') {
-            match field.split_once('=') {
-                Some(("name", it)) => name = it,
-                _ => {
-                    let key = field.split('=').next().unwrap_or_default();
-                    return Err(ValueError::Unsupported {
-                        what: format!("the option {key} of a network is not supported yet"),
-                        instead: "--network NAME".into(),
-                    });
-                }
+            let (key, it) = field.split_once('=').unwrap_or((field, ""));
+            if key != "name" {
+                return Err(ValueError::Unsupported {
+                    what: format!("the option {key} of a network is not supported yet"),
+                    instead: "--network NAME".into(),
+                });
             }
+            name = it;
         }
     }
     let name = not_empty(name)?;
