@@ -64,7 +64,8 @@ have_image() { docker image inspect "$1" >/dev/null 2>&1; }
 # build_image NAME CONTEXT [FLAG...]: says nothing unless it fails. Images do not get $LABEL: whatever
 # somebody else runs from them would inherit it.
 build_image() {
-    local image=$1 context=$2 log=$CACHE/build-$(tr -c 'a-z0-9\n' - <<<"$1").log
+    local image=$1 context=$2 log
+    log=$CACHE/build-$(tr -c 'a-z0-9\n' - <<<"$1").log
     shift 2
     mkdir -p "$CACHE"
     docker build -t "$image" --build-arg BASE="$BASE_IMAGE" "$@" "$context" >"$log" 2>&1 || {
@@ -92,13 +93,13 @@ node_privileges() {
     fi
 }
 
-# debian_mirror [Debian-Security]: where this machine's own apt gets Debian's packages from.
+# debian_mirror Debian|Debian-Security: where this machine's own apt gets Debian's packages from.
 # Nothing else here knows a mirror. Empty and non-zero on a machine that has none.
 debian_mirror() {
     command -v apt-get >/dev/null || return 1
     # shellcheck disable=SC2016 # these are apt's placeholders
     apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 'Created-By: Packages' \
-        | awk -F'|' -v label="${1:-Debian}" '$1 == "Debian" && $2 == label && !n++ { print $3 } END { exit !n }'
+        | awk -F'|' -v label="$1" '$1 == "Debian" && $2 == label && !n++ { print $3 } END { exit !n }'
 }
 DEBIAN_KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
@@ -109,7 +110,7 @@ apt_of() {
     shift 2
     if [ ! -s "$directory/sources.list" ]; then
         mkdir -p "$directory/lists/partial" "$directory/cache/archives/partial"
-        printf 'deb [signed-by=%s] %s %s main\n' "$DEBIAN_KEYRING" "$(debian_mirror)" "$suite" >"$directory/sources.list"
+        printf 'deb [signed-by=%s] %s %s main\n' "$DEBIAN_KEYRING" "$(debian_mirror Debian)" "$suite" >"$directory/sources.list"
         touch "$directory/status"
         apt_of "$directory" "$suite" -q update >&2
     fi
