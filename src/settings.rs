@@ -1,10 +1,10 @@
 //! What was typed, as what it means: validated, with files read and defaults filled in. No command asks clap anything.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use tpdocker_protocol::addr::Transport;
+use tpdocker_protocol::addr::{Port, Transport};
 
 /// A whole command line.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +36,8 @@ pub enum Command {
     Compose(ComposeSettings),
     /// `tpdocker image`.
     Image(ImageSettings),
+    /// `tpdocker restore`.
+    Restore(RestoreSettings),
     /// `tpdocker version`.
     Version,
 }
@@ -85,6 +87,15 @@ pub enum ImageSettings {
         /// As what, as typed.
         reference: String,
     },
+}
+
+/// `tpdocker restore`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreSettings {
+    /// The cluster.
+    pub cluster: ClusterSettings,
+    /// What is put back.
+    pub target: SwapTarget,
 }
 
 /// Which cluster, and where in it.
@@ -241,4 +252,17 @@ pub enum PullPolicy {
     Always,
     /// Never.
     Never,
+}
+
+impl std::fmt::Display for Publish {
+    /// `127.0.0.1:8080 → 80/tcp`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.host_ip, self.host_port) {
+            (Some(ip), Some(port)) => write!(f, "{}", SocketAddr::new(ip, port))?,
+            (Some(ip), None) => write!(f, "a port of {ip}")?,
+            (None, Some(port)) => write!(f, "{port}")?,
+            (None, None) => f.write_str("a free port")?,
+        }
+        write!(f, " → {}", Port { transport: self.transport, number: self.container_port })
+    }
 }

@@ -9,7 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::error::UsageError;
 use super::help;
 use crate::settings::{
-    ClusterSettings, Command, ComposeAction, ComposeSettings, ImageSettings, OutputFormat, Settings,
+    ClusterSettings, Command, ComposeAction, ComposeSettings, ImageSettings, OutputFormat, RestoreSettings, Settings,
+    SwapTarget,
 };
 
 /// Run a container on your laptop as if it were a pod of your Kubernetes cluster.
@@ -59,8 +60,21 @@ enum Sub {
     Compose(ComposeArgs),
     /// Handle the proxy image that this binary carries.
     Image(ImageArgs),
+    /// Put a swapped workload back, whoever swapped it, from any machine.
+    Restore(RestoreArgs),
     /// Print the version.
     Version(Globals),
+}
+
+#[derive(Debug, Args)]
+struct RestoreArgs {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// What is swapped, as for `--swap`.
+    #[arg(value_name = "[KIND/]NAME")]
+    target: SwapTarget,
 }
 
 #[derive(Debug, Args)]
@@ -83,7 +97,7 @@ struct ComposeArgs {
     #[arg(long = "env-file", value_name = "FILE")]
     env_files: Vec<PathBuf>,
     /// The proxy image, when not the one that belongs to this binary.
-    #[arg(long, value_name = "REF")]
+    #[arg(long, value_name = "REF", env = "TPDOCKER_PROXY_IMAGE")]
     proxy_image: Option<String>,
     #[command(subcommand)]
     action: ComposeSub,
@@ -160,6 +174,10 @@ impl Cli {
             Sub::Run => return Err(UsageError::NoSwap),
             Sub::Version(globals) => (globals, Command::Version),
             Sub::Compose(args) => (args.globals.clone(), Command::Compose(args.settings())),
+            Sub::Restore(args) => {
+                let cluster = args.cluster.into();
+                (args.globals, Command::Restore(RestoreSettings { cluster, target: args.target }))
+            }
             Sub::Image(ImageArgs { globals, action }) => {
                 let (inner, settings) = match action {
                     ImageSub::Save { globals, output_file } => (globals, ImageSettings::Save { file: output_file }),
@@ -174,6 +192,12 @@ impl Cli {
     }
 }
 
+impl From<ClusterArgs> for ClusterSettings {
+    fn from(ClusterArgs { namespace, context }: ClusterArgs) -> Self {
+        Self { context, namespace }
+    }
+}
+
 impl ComposeArgs {
     fn settings(self) -> ComposeSettings {
         let (action, args) = match self.action {
@@ -181,7 +205,7 @@ impl ComposeArgs {
             ComposeSub::Down(rest) => (ComposeAction::Down, rest.args),
         };
         ComposeSettings {
-            cluster: ClusterSettings { context: self.cluster.context, namespace: self.cluster.namespace },
+            cluster: self.cluster.into(),
             proxy_image: self.proxy_image,
             files: self.files,
             project_name: self.project_name,

@@ -10,7 +10,12 @@ use crate::settings::{Command, Settings};
 
 /// Reads what follows the word `run`; `globals` stood in front of it.
 pub(super) fn parse(globals: &Globals, args: &[String], around: &Surroundings) -> Result<Request, Failure> {
-    let mut draft = Draft { verbosity: globals.verbose, output: globals.output.map(Into::into), ..Draft::default() };
+    let mut draft = Draft {
+        verbosity: globals.verbose,
+        output: globals.output.map(Into::into),
+        proxy_image: (around.env)("TPDOCKER_PROXY_IMAGE").filter(|image| !image.is_empty()),
+        ..Draft::default()
+    };
     let mut split = Split::default();
     let grammar = grammar::split(args, &Rows, &mut split);
     // The help is given even where another flag is wrong: it is what helps then.

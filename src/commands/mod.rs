@@ -1,11 +1,25 @@
 //! What each command does.
 
-use crate::error::{Bug, Error};
+mod compose;
+mod image;
+mod restore;
+mod run;
+mod undo;
+
+use crate::error::Error;
 use crate::output::Console;
-use crate::settings::Settings;
+use crate::settings::{Command, Settings};
 
 /// Carries out a command and answers with the process's exit code: the app's own, where there is an app.
-#[expect(clippy::unused_async, reason = "the commands wait for engine and cluster")]
-pub async fn dispatch(_settings: Settings, _console: Console) -> Result<u8, Error> {
-    Err(Bug::new("this command is not built yet").into())
+pub async fn dispatch(settings: Settings, console: Console) -> Result<u8, Error> {
+    match settings.command {
+        Command::Run(run) => run::run(*run, settings.output, &console).await,
+        Command::Compose(compose) => compose::compose(compose, &console).await,
+        Command::Image(image) => image::image(image, &console.reporter()).await,
+        Command::Restore(restore) => restore::restore(restore, &console.reporter()).await,
+        Command::Version => {
+            println!("tpdocker {}", env!("CARGO_PKG_VERSION"));
+            Ok(0)
+        }
+    }
 }

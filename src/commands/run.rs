@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::undo;
-use crate::docker::{App, Engine, EngineError, Exit, Running, Sidecar, SidecarSpec, Stdio};
+use crate::docker::{App, Engine, Exit, Running, Sidecar, SidecarSpec, Stdio};
 use crate::error::{Bug, Error};
 use crate::event::Reporter;
 use crate::output::{Console, TerminalMode};
@@ -21,6 +21,10 @@ use crate::settings::{OutputFormat, RunSettings};
 
 /// How long an app may take to end by itself after it was asked to: `docker stop`'s default.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// No deadline: a timer needs one.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How long the scheduler may take to choose a node; [`Session::attach`], which runs beside, says why it does not.
+const SCHEDULED_WITHIN: Duration = Duration::from_secs(300);
 
 /// Carries out `tpdocker run`; the exit code is the app's.
 pub async fn run(settings: RunSettings, output: OutputFormat, console: &Console) -> Result<u8, Error> {
@@ -50,7 +54,8 @@ struct Prepared {
 
 /// Everything that can be found out before anything is changed; `None` after a dry run.
 async fn prepare(settings: &RunSettings, output: OutputFormat, reporter: &Reporter) -> Result<Option<Prepared>, Error> {
-    let stdio = Stdio::of_this_process().map_err(|error| Bug::caused_by("the standard streams cannot be used", error))?;
+    let stdio =
+        Stdio::of_this_process().map_err(|error| Bug::caused_by("the standard streams cannot be used", error))?;
     let app = &settings.app;
     let engine = async {
         let step = reporter.step("engine");
@@ -77,7 +82,8 @@ async fn prepare(settings: &RunSettings, output: OutputFormat, reporter: &Report
         match output {
             OutputFormat::Text => print!("{}", plan.to_text()),
             OutputFormat::Json => {
-                let text = serde_json::to_string(&plan).map_err(|error| Bug::caused_by("the plan is not JSON", error))?;
+                let text =
+                    serde_json::to_string(&plan).map_err(|error| Bug::caused_by("the plan is not JSON", error))?;
                 println!("{text}");
             }
         }
@@ -128,7 +134,7 @@ impl Work<'_> {
         let reporter = self.console.reporter();
         let proxy = self.session.begin().await?;
         // The pod's name is its host name; it is known as soon as the pod exists.
-        let scheduled = proxy.wait_scheduled(Duration::from_secs(60), |_| {});
+        let scheduled = proxy.wait_scheduled(SCHEDULED_WITHIN, |_| {});
         let sidecar = async {
             let hostname = match (&net.hostname, scheduled.await) {
                 (Some(own), scheduled) => scheduled.map(|_| own.clone())?,
@@ -163,7 +169,8 @@ impl Work<'_> {
         };
         let sidecar = self.engine.start_sidecar(&spec).await?;
         let published: Vec<String> = net.publish.iter().map(ToString::to_string).collect();
-        let published = if published.is_empty() { String::new() } else { format!(", publishes {}", published.join(", ")) };
+        let published =
+            if published.is_empty() { String::new() } else { format!(", publishes {}", published.join(", ")) };
         step.done(format!("container {}, host name {hostname}{published}", sidecar.name));
         Ok(sidecar)
     }
@@ -175,7 +182,7 @@ impl Work<'_> {
         let mut swapped = false;
         let mut reader_gone = std::pin::pin!(running.reader_gone());
         let mut reading = true;
-        let mut deadline = std::pin::pin!(tokio::time::sleep(Duration::MAX));
+        let mut deadline = std::pin::pin!(tokio::time::sleep(FAR));
         loop {
             tokio::select! {
                 ended = running.wait() => return Ok(self.ended(ended?)),
@@ -198,7 +205,10 @@ impl Work<'_> {
                     app.signal(Received::Terminate.name()).await?;
                     deadline.as_mut().reset(tokio::time::Instant::now() + STOP_GRACE);
                 }
-                () = &mut deadline => app.signal("SIGKILL").await?,
+                () = &mut deadline => {
+                    app.signal("SIGKILL").await?;
+                    deadline.as_mut().reset(tokio::time::Instant::now() + FAR);
+                }
             }
         }
     }
@@ -217,10 +227,4 @@ fn hostname_of(session: &Session, pod: String) -> String {
     let own = spec.and_then(|spec| spec.hostname.clone());
     let name = own.unwrap_or(pod);
     name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
-}
-
-impl From<EngineError> for undo::Failure {
-    fn from(error: EngineError) -> Self {
-        Self::Engine(error)
-    }
 }

@@ -15,9 +15,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
-use tpdocker_protocol::contract::{
-    LABEL_ROLE, LABEL_SESSION, ROLE_APP, ROLE_SIDECAR, SIDECAR_PATH, SIDECAR_RUN_DIR,
-};
+use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, ROLE_APP, ROLE_SIDECAR, SIDECAR_PATH, SIDECAR_RUN_DIR};
 
 use crate::error::{Code, Explain};
 use crate::settings::{ClusterSettings, SwapTarget};
@@ -27,8 +25,20 @@ const EXTENSION: &str = "x-tpdocker";
 /// Keys of a service that belong to the owner of its network namespace; Compose refuses most of them beside
 /// `network_mode: service:…`.
 const NAMESPACE_KEYS: [&str; 14] = [
-    "dns", "dns_opt", "dns_search", "domainname", "expose", "external_links", "extra_hosts", "hostname", "links",
-    "mac_address", "network_mode", "networks", "ports", "sysctls",
+    "dns",
+    "dns_opt",
+    "dns_search",
+    "domainname",
+    "expose",
+    "external_links",
+    "extra_hosts",
+    "hostname",
+    "links",
+    "mac_address",
+    "network_mode",
+    "networks",
+    "ports",
+    "sysctls",
 ];
 
 /// What is wrong with a Compose file, for us.
@@ -172,7 +182,8 @@ pub fn sidecar_name(service: &str) -> String {
 }
 
 fn swap_of(name: &str, service: &Value, extension: &Value) -> Result<SwapService, ProjectError> {
-    let wrong = |source: Box<dyn std::error::Error + Send + Sync>| ProjectError::Extension { service: name.into(), source };
+    let wrong =
+        |source: Box<dyn std::error::Error + Send + Sync>| ProjectError::Extension { service: name.into(), source };
     let extension: Extension = serde_json::from_value(extension.clone()).map_err(|error| wrong(error.into()))?;
     if let Some(mode) = service["network_mode"].as_str().filter(|mode| *mode != "bridge") {
         return Err(ProjectError::NetworkMode { service: name.into(), mode: mode.into() });
@@ -185,11 +196,7 @@ fn swap_of(name: &str, service: &Value, extension: &Value) -> Result<SwapService
 }
 
 /// Makes the service join its sidecar's namespace.
-fn join(
-    service: &mut Map<String, Value>,
-    sidecar_name: &str,
-    attachment: &Attachment<'_>,
-) -> Result<(), ProjectError> {
+fn join(service: &mut Map<String, Value>, sidecar_name: &str, attachment: &Attachment<'_>) -> Result<(), ProjectError> {
     service.insert("network_mode".into(), json!(format!("service:{sidecar_name}")));
     let depends_on = object(service, "depends_on")?;
     depends_on.insert(sidecar_name.into(), json!({"condition": "service_healthy", "required": true}));
@@ -252,7 +259,10 @@ fn label(labels: &mut Map<String, Value>, session: &str, role: &str) {
 }
 
 /// The map at `key`, made when absent: a resolved model has no lists where a map will do.
-fn object<'a>(service: &'a mut Map<String, Value>, key: &'static str) -> Result<&'a mut Map<String, Value>, ProjectError> {
+fn object<'a>(
+    service: &'a mut Map<String, Value>,
+    key: &'static str,
+) -> Result<&'a mut Map<String, Value>, ProjectError> {
     let value = service.entry(key).or_insert(Value::Null);
     if value.is_null() {
         *value = json!({});

@@ -45,10 +45,9 @@ mod tests {
     use super::*;
 
     fn pod(pairs: &[(&str, &str)]) -> PodView {
-        let env = pairs.iter().map(|(name, value)| tpdocker_protocol::control::EnvVar {
-            name: (*name).into(),
-            value: (*value).into(),
-        });
+        let env = pairs
+            .iter()
+            .map(|(name, value)| tpdocker_protocol::control::EnvVar { name: (*name).into(), value: (*value).into() });
         PodView { env: env.collect(), ..PodView::default() }
     }
 
@@ -65,12 +64,10 @@ mod tests {
 
     #[test]
     fn the_users_variables_win_and_an_unset_one_is_gone() {
-        let app = AppSpec {
-            env: [("A".into(), "mine".into())].into(),
-            env_unset: ["B".into()].into(),
-            ..AppSpec::default()
-        };
-        let from_pod = [("A", "pod"), ("B", "pod"), ("C", "pod"), ("HOSTNAME", "pod-1")].map(|(k, v)| (k.into(), v.into()));
+        let app =
+            AppSpec { env: [("A".into(), "mine".into())].into(), env_unset: ["B".into()].into(), ..AppSpec::default() };
+        let from_pod =
+            [("A", "pod"), ("B", "pod"), ("C", "pod"), ("HOSTNAME", "pod-1")].map(|(k, v)| (k.into(), v.into()));
         assert_eq!(merged(from_pod.to_vec(), &app, &NetSpec::default()), ["C=pod", "HOSTNAME=pod-1", "A=mine", "B"]);
         let named = NetSpec { hostname: Some("mine".into()), ..NetSpec::default() };
         assert_eq!(merged(from_pod.to_vec(), &app, &named), ["C=pod", "A=mine", "B"]);

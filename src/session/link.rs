@@ -8,6 +8,7 @@
 //! configuration again. Both go on until the session ends.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
@@ -15,8 +16,8 @@ use tokio_util::sync::CancellationToken;
 use tpdocker_protocol::admission::Role;
 use tpdocker_protocol::control::{SidecarConfig, SidecarStatus};
 
-use super::sidecar::{self, Sidecar, SidecarError};
 use super::access::Access;
+use super::sidecar::{self, Sidecar, SidecarError};
 use crate::cluster::PortForward;
 use crate::error::Error;
 use crate::event::Reporter;
@@ -32,7 +33,7 @@ const PUMP_BUFFER: usize = 256 * 1024;
 #[derive(Debug, Clone)]
 pub struct LinkPlan {
     /// How to reach the proxy.
-    pub access: Access,
+    pub access: Arc<Access>,
     /// The sidecar's socket.
     pub socket: PathBuf,
     /// What the sidecar has to be told.
@@ -88,7 +89,8 @@ impl Carrier {
 
     /// Pumps until one side ends; says why.
     async fn pump(mut self) -> String {
-        match tokio::io::copy_bidirectional_with_sizes(&mut self.sidecar, &mut self.cluster, PUMP_BUFFER, PUMP_BUFFER).await
+        match tokio::io::copy_bidirectional_with_sizes(&mut self.sidecar, &mut self.cluster, PUMP_BUFFER, PUMP_BUFFER)
+            .await
         {
             Ok(_) => "the connection was closed".into(),
             Err(error) => error.to_string(),
@@ -104,7 +106,10 @@ async fn keep_carried(plan: LinkPlan, first: Carrier, reporter: Reporter) {
         let lost = Instant::now();
         reporter.warn(format!("tunnel lost: {reason}; reconnecting"));
         carrier = fetch(&plan, &reporter).await;
-        reporter.notice(format!("tunnel back after {:.1} s; connections from before were reset", lost.elapsed().as_secs_f32()));
+        reporter.notice(format!(
+            "tunnel back after {:.1} s; connections from before were reset",
+            lost.elapsed().as_secs_f32()
+        ));
     }
 }
 

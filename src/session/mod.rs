@@ -203,13 +203,12 @@ impl Session {
     pub async fn end(&self) -> Result<Restored, ClusterError> {
         let step = self.reporter.step("restore");
         let reference = &self.workload().reference;
-        let restored = self
-            .found
-            .cluster
-            .restore(reference, Some(self.identity.id.as_str()), |text| step.progress(text))
-            .await?;
+        let restored =
+            self.found.cluster.restore(reference, Some(self.identity.id.as_str()), |text| step.progress(text)).await?;
         let facts = match &restored.record {
-            Some(_) => format!("{} is back, {}/{} ready, proxy deleted", reference.name, restored.ready, restored.replicas),
+            Some(_) => {
+                format!("{} is back, {}/{} ready, proxy deleted", reference.name, restored.ready, restored.replicas)
+            }
             None => format!("{} is as it was", reference.name),
         };
         step.done(facts);
@@ -221,7 +220,13 @@ impl Session {
         let spec = self.workload().template.spec.as_ref();
         spec.into_iter()
             .flat_map(|spec| spec.host_aliases.iter().flatten())
-            .map(|alias| format!("{}\t{}", alias.ip, alias.hostnames.iter().flatten().map(String::as_str).collect::<Vec<_>>().join("\t")))
+            .map(|alias| {
+                format!(
+                    "{}\t{}",
+                    alias.ip,
+                    alias.hostnames.iter().flatten().map(String::as_str).collect::<Vec<_>>().join("\t")
+                )
+            })
             .collect()
     }
 }

@@ -123,7 +123,10 @@ fn make_private(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
     let found = fs::symlink_metadata(parent)?;
     if !found.is_dir() || found.uid() != nix::unistd::getuid().as_raw() {
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("{} belongs to somebody else", parent.display())));
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            format!("{} belongs to somebody else", parent.display()),
+        ));
     }
     fs::set_permissions(parent, Permissions::from_mode(0o700))?;
     DirBuilder::new().mode(0o700).create(path)

@@ -1,5 +1,7 @@
 //! `--swap` and `--namespace`: names of the cluster.
 
+use std::str::FromStr;
+
 use super::Applied;
 use crate::cli::Surroundings;
 use crate::cli::draft::Draft;
@@ -27,22 +29,31 @@ const LABEL_MAX: usize = 63;
 const SUBDOMAIN_MAX: usize = 253;
 
 pub(in crate::cli) fn swap(draft: &mut Draft, value: &str, _: &Surroundings) -> Applied {
-    let (target, container) = match value.split_once(':') {
-        Some((target, container)) => (target, Some(container)),
-        None => (value, None),
-    };
-    let (kind, name) = match target.split_once('/') {
-        Some((kind, name)) => (Some(self::kind(kind)?), name),
-        None => (None, target),
-    };
-    if !is_subdomain(name) {
-        return Err(ValueError::grammar(format!("{name:?} is not the name of a Service or workload")));
-    }
-    if let Some(container) = container.filter(|container| !is_label(container)) {
-        return Err(ValueError::grammar(format!("{container:?} is not the name of a container")));
-    }
-    draft.swap = Some(SwapTarget { kind, name: name.to_owned(), container: container.map(str::to_owned) });
+    draft.swap = Some(value.parse()?);
     Ok(())
+}
+
+impl FromStr for SwapTarget {
+    type Err = ValueError;
+
+    /// `[KIND/]NAME[:CONTAINER]`.
+    fn from_str(value: &str) -> Result<Self, ValueError> {
+        let (target, container) = match value.split_once(':') {
+            Some((target, container)) => (target, Some(container)),
+            None => (value, None),
+        };
+        let (kind, name) = match target.split_once('/') {
+            Some((kind, name)) => (Some(self::kind(kind)?), name),
+            None => (None, target),
+        };
+        if !is_subdomain(name) {
+            return Err(ValueError::grammar(format!("{name:?} is not the name of a Service or workload")));
+        }
+        if let Some(container) = container.filter(|container| !is_label(container)) {
+            return Err(ValueError::grammar(format!("{container:?} is not the name of a container")));
+        }
+        Ok(Self { kind, name: name.to_owned(), container: container.map(str::to_owned) })
+    }
 }
 
 pub(in crate::cli) fn namespace(draft: &mut Draft, value: &str, _: &Surroundings) -> Applied {
