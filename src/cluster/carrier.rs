@@ -68,7 +68,7 @@ impl Cluster {
             .await
             .map_err(|_| error(Cause::Timeout(OPEN_TIMEOUT.as_secs())))?
             .map_err(|refused| error(refused.into()))?;
-        Ok(PortForward::new(Box::pin(connection.into_stream()), pod.to_owned(), port))
+        Ok(PortForward::new(Box::pin(connection.into_stream()), pod.to_owned(), port, PING_EVERY))
     }
 }
 
@@ -81,8 +81,8 @@ impl std::fmt::Debug for PortForward {
 }
 
 impl PortForward {
-    fn new(socket: Socket, pod: String, port: u16) -> Self {
-        let mut pings = interval_at(Instant::now() + PING_EVERY, PING_EVERY);
+    fn new(socket: Socket, pod: String, port: u16, ping_every: Duration) -> Self {
+        let mut pings = interval_at(Instant::now() + ping_every, ping_every);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             socket,

@@ -140,19 +140,19 @@ impl Cluster {
         found.into_workload(target, &services)
     }
 
-    async fn named(&self, name: &str, kind: Kind) -> Result<Found, ClusterError> {
+    async fn named(&self, name: &str, kind: Kind) -> Result<Candidate, ClusterError> {
         match self.by_name(name, &[kind]).await? {
             Some(found) => Ok(found),
             None => Err(self.not_found(kind.as_str(), name).await),
         }
     }
 
-    async fn by_name(&self, name: &str, kinds: &[Kind]) -> Result<Option<Found>, ClusterError> {
+    async fn by_name(&self, name: &str, kinds: &[Kind]) -> Result<Option<Candidate>, ClusterError> {
         for kind in kinds {
             let found = match kind {
-                Kind::Deployment => self.get::<Deployment>(name).await?.map(Found::from),
-                Kind::StatefulSet => self.get::<StatefulSet>(name).await?.map(Found::from),
-                Kind::ReplicaSet => self.get::<ReplicaSet>(name).await?.map(Found::from),
+                Kind::Deployment => self.get::<Deployment>(name).await?.map(Candidate::from),
+                Kind::StatefulSet => self.get::<StatefulSet>(name).await?.map(Candidate::from),
+                Kind::ReplicaSet => self.get::<ReplicaSet>(name).await?.map(Candidate::from),
             };
             if found.is_some() {
                 return Ok(found);
@@ -161,7 +161,7 @@ impl Cluster {
         Ok(None)
     }
 
-    async fn behind_service(&self, name: &str, services: &[Service]) -> Result<Found, ClusterError> {
+    async fn behind_service(&self, name: &str, services: &[Service]) -> Result<Candidate, ClusterError> {
         let Some(service) = services.iter().find(|service| service.name_any() == name) else {
             return Err(self.unswappable(name).await?);
         };
@@ -171,11 +171,11 @@ impl Cluster {
             return Err(ClusterError::NotSwappable { what, why, cure: None });
         }
         let mut found = Vec::new();
-        found.extend(self.list::<Deployment>().await?.into_iter().map(Found::from));
-        found.extend(self.list::<StatefulSet>().await?.into_iter().map(Found::from));
+        found.extend(self.list::<Deployment>().await?.into_iter().map(Candidate::from));
+        found.extend(self.list::<StatefulSet>().await?.into_iter().map(Candidate::from));
         // A ReplicaSet of a Deployment has the same template; only one of its own counts.
         let bare = self.list::<ReplicaSet>().await?.into_iter().filter(|set| set.owner_references().is_empty());
-        found.extend(bare.map(Found::from));
+        found.extend(bare.map(Candidate::from));
         // The proxies of other sessions carry the labels too.
         found.retain(|found| !found.is_proxy && ports::selects(service, &found.template));
         if found.len() > 1 {
@@ -302,8 +302,9 @@ impl<K> Object for K where
 {
 }
 
-/// The common part of the three kinds.
-struct Found {
+/// An object that may be swapped: the common part of the three kinds.
+#[derive(Debug, Clone)]
+pub struct Candidate {
     kind: Kind,
     metadata: ObjectMeta,
     is_proxy: bool,
@@ -314,7 +315,7 @@ struct Found {
     stateful: Option<Stateful>,
 }
 
-impl From<Deployment> for Found {
+impl From<Deployment> for Candidate {
     fn from(it: Deployment) -> Self {
         let spec = it.spec.unwrap_or_default();
         let ready = it.status.and_then(|status| status.ready_replicas);
@@ -322,7 +323,7 @@ impl From<Deployment> for Found {
     }
 }
 
-impl From<ReplicaSet> for Found {
+impl From<ReplicaSet> for Candidate {
     fn from(it: ReplicaSet) -> Self {
         let spec = it.spec.unwrap_or_default();
         let ready = it.status.and_then(|status| status.ready_replicas);
@@ -330,7 +331,7 @@ impl From<ReplicaSet> for Found {
     }
 }
 
-impl From<StatefulSet> for Found {
+impl From<StatefulSet> for Candidate {
     fn from(it: StatefulSet) -> Self {
         let spec = it.spec.unwrap_or_default();
         let ready = it.status.and_then(|status| status.ready_replicas);
@@ -342,7 +343,7 @@ impl From<StatefulSet> for Found {
     }
 }
 
-impl Found {
+impl Candidate {
     fn new(
         kind: Kind,
         metadata: ObjectMeta,
@@ -362,7 +363,8 @@ impl Found {
         self.metadata.name.as_deref().unwrap_or_default()
     }
 
-    fn into_workload(self, target: &SwapTarget, services: &[Service]) -> Result<Workload, ClusterError> {
+    /// The workload that `target` means, if this object may be swapped. `services` are those of its namespace.
+    pub fn into_workload(self, target: &SwapTarget, services: &[Service]) -> Result<Workload, ClusterError> {
         let reference = WorkloadRef {
             kind: self.kind,
             namespace: self.metadata.namespace.clone().unwrap_or_default(),

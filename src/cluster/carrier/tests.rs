@@ -10,10 +10,14 @@ use super::*;
 const PORT: u16 = 17_170;
 
 async fn pair() -> (PortForward, WebSocketStream<DuplexStream>) {
+    pair_that_pings(PING_EVERY).await
+}
+
+async fn pair_that_pings(every: Duration) -> (PortForward, WebSocketStream<DuplexStream>) {
     let (near, far) = tokio::io::duplex(1 << 20);
     let near = WebSocketStream::from_raw_socket(near, Role::Client, None).await;
     let far = WebSocketStream::from_raw_socket(far, Role::Server, None).await;
-    (PortForward::new(Box::pin(near), "pod".into(), PORT), far)
+    (PortForward::new(Box::pin(near), "pod".into(), PORT, every), far)
 }
 
 fn message(channel: u8, bytes: &[u8]) -> Message {
@@ -81,9 +85,9 @@ async fn a_channel_that_opens_with_another_port_or_length_is_refused() {
     }
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_silent_connection_pings_while_somebody_reads() {
-    let (mut near, mut far) = opened().await;
+    let (mut near, mut far) = pair_that_pings(Duration::from_millis(10)).await;
     let reader = tokio::spawn(async move { near.read_u8().await });
     let Some(Ok(Message::Ping(_))) = far.next().await else { panic!("no ping") };
     reader.abort();
