@@ -96,6 +96,10 @@ impl Queue {
             let answer = netlink::messages(datagram).find(|message| message.kind == netlink::ERROR);
             queue.ready.extend(packets(datagram));
             match answer.map(|answer| answer.error()) {
+                // The kernel's word for a queue that belongs to another socket.
+                Some(Some(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    return Err(OsErrno::EBUSY.into());
+                }
                 Some(Some(error)) => return Err(error),
                 Some(None) => return Ok(queue),
                 None => {}
