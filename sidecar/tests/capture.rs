@@ -265,7 +265,9 @@ fn ping_and_other_protocols_stay_in_the_namespace() {
         let mut sniffer = lab.sniff();
         let _relay = Relay::start(&lab.app, CaptureConfig { echo, ..CaptureConfig::default() });
         // ICMP echo request, ICMP timestamp request, SCTP, and a protocol of nobody.
-        for (protocol, packet) in [(1, [8, 0, 0xf7, 0xff, 0, 0, 0, 0]), (1, [13, 0, 0, 0, 0, 0, 0, 0]), (132, [0; 8]), (253, [0; 8])] {
+        for (protocol, packet) in
+            [(1, [8, 0, 0xf7, 0xff, 0, 0, 0, 0]), (1, [13, 0, 0, 0, 0, 0, 0, 0]), (132, [0; 8]), (253, [0; 8])]
+        {
             lab.app.run(move || {
                 let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(protocol))).unwrap();
                 for to in [cluster(CLUSTER4, 77, 0), SocketAddr::new(PEER4.parse().unwrap(), 0)] {
@@ -399,4 +401,43 @@ fn nobody_outside_reaches_the_listener_and_nobody_inside_fools_it() {
             assert_eq!(TcpStream::connect((address, port)).unwrap_err().kind(), ErrorKind::ConnectionRefused);
         }
     });
+}
+
+#[test]
+fn a_connection_older_than_the_rules_is_cut_off() {
+    if skip() {
+        return;
+    }
+    let lab = Lab::new();
+    let listener = lab.peer.run(|| TcpListener::bind((PEER4, 80)).unwrap());
+    let mut stream = lab.app.run(|| TcpStream::connect((PEER4, 80)).unwrap());
+    let (mut accepted, _) = listener.accept().unwrap();
+    let mut sniffer = lab.sniff();
+    let _relay = Relay::start(&lab.app, CaptureConfig::default());
+    stream.write_all(b"secret").unwrap();
+    lab.barrier();
+    assert_eq!(sniffer.packets(), Vec::<Vec<u8>>::new());
+    accepted.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+    assert_eq!(accepted.read(&mut [0; 10]).unwrap_err().kind(), ErrorKind::WouldBlock);
+}
+
+#[test]
+fn ipv6_without_a_loopback_address_has_no_route_at_once() {
+    if skip() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.app.ip("addr del ::1/128 dev lo");
+    let mut sniffer = lab.sniff();
+    let relay = Relay::start(&lab.app, CaptureConfig::default());
+    assert_eq!(relay.rules.ipv6(), Ipv6::Rejected);
+    lab.app.run(|| {
+        let start = Instant::now();
+        let refused = connect(cluster(CLUSTER6, relay::ACCEPTED, 80)).map(|(greeting, _)| greeting);
+        assert_eq!(refused, Err(Errno::ENETUNREACH));
+        assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
+        assert!(connect(cluster(CLUSTER4, relay::ACCEPTED, 80)).is_ok());
+    });
+    lab.barrier();
+    assert_eq!(sniffer.packets(), Vec::<Vec<u8>>::new());
 }

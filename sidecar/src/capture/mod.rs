@@ -248,7 +248,8 @@ fn rule_error(refusal: Refusal) -> CaptureError {
     if source.raw_os_error() == Some(OsErrno::EPERM as i32) {
         return CaptureError::NotPermitted(source);
     }
-    let mut needs = vec!["nf_tables with IPv4, IPv6 and nat (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV4, _IPV6, CONFIG_NFT_NAT)"];
+    let mut needs =
+        vec!["nf_tables with IPv4, IPv6 and nat (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV4, _IPV6, CONFIG_NFT_NAT)"];
     needs.extend(expressions.iter().filter_map(|name| match *name {
         "ct" | "notrack" => Some("connection tracking (CONFIG_NFT_CT, module nft_ct)"),
         "redir" => Some("redirection (CONFIG_NFT_REDIR, module nft_redir)"),

@@ -231,7 +231,8 @@ mod tests {
     /// RFC 1071: the sum over data with its checksum is all ones.
     fn adds_up(packet: &[u8], from: IpAddr, to: IpAddr, protocol: u8) -> bool {
         let header = if from.is_ipv4() { 20 } else { 40 };
-        let pseudo = if protocol == ICMP { 0 } else { pseudo_header(from, to, protocol, packet.len() - header).unwrap() };
+        let pseudo =
+            if protocol == ICMP { 0 } else { pseudo_header(from, to, protocol, packet.len() - header).unwrap() };
         checksum(pseudo, &packet[header..]) == 0 && (from.is_ipv6() || checksum(0, &packet[..header]) == 0)
     }
 
