@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hickory_server::net::runtime::Time;
-use hickory_server::proto::op::{Edns, Message, MessageType, Metadata, OpCode, Query, ResponseCode};
+use hickory_server::net::xfer::Protocol;
+use hickory_server::proto::op::{
+    Edns, Header, HeaderCounts, Message, MessageType, Metadata, OpCode, Query, ResponseCode,
+};
 use hickory_server::proto::rr::{Name, RData, Record, RecordType};
 use hickory_server::server::{Request, RequestHandler, ResponseHandler, ResponseInfo};
 use hickory_server::zone_handler::MessageResponseBuilder;
@@ -17,6 +20,10 @@ use crate::zone::{Answer, Zone};
 const CHAIN: usize = 8;
 /// The largest UDP reply that passes every usual path unfragmented, whatever a client offers to take.
 const UDP_PAYLOAD: u16 = 1232;
+/// What a UDP reply may have to a client that offers nothing (RFC 1035).
+const UDP_PAYLOAD_WITHOUT_EDNS: u16 = 512;
+/// The size of an EDNS record without options.
+const EDNS_SIZE: u16 = 11;
 
 pub struct Handler {
     pub zone: watch::Receiver<Arc<Zone>>,
@@ -91,6 +98,36 @@ impl Handler {
     }
 }
 
+// === impl Reply ===
+
+impl Reply {
+    /// Leaves out what there is no room for, and says whether the client should come again over TCP:
+    /// not for additional records, which are a courtesy.
+    fn fit(&mut self, query: &Query, room: usize) -> bool {
+        let mut truncated = false;
+        while self.size(query) > room {
+            if self.additionals.pop().is_some() {
+                continue;
+            }
+            truncated = true;
+            if self.authorities.pop().or_else(|| self.answers.pop()).is_none() {
+                break;
+            }
+        }
+        truncated
+    }
+
+    fn size(&self, query: &Query) -> usize {
+        let mut message = Message::response(0, OpCode::Query);
+        message.add_query(query.clone());
+        message.insert_answers(self.answers.clone());
+        message.insert_authorities(self.authorities.clone());
+        message.insert_additionals(self.additionals.clone());
+        // The server repeats the question as it came and does not point to it, so its name comes twice.
+        message.to_vec().map_or(0, |bytes| bytes.len()) + query.name().len()
+    }
+}
+
 /// Where a chain goes on, unless the CNAME itself was asked for.
 fn alias(records: &[Record], kind: RecordType) -> Option<Name> {
     let asked = matches!(kind, RecordType::CNAME | RecordType::ANY);
@@ -120,10 +157,8 @@ impl RequestHandler for Handler {
     async fn handle_request<R: ResponseHandler, T: Time>(&self, request: &Request, mut out: R) -> ResponseInfo {
         let mut metadata = Metadata::response_from_request(&request.metadata);
         metadata.recursion_available = true;
-        let reply = match request.request_info() {
-            _ if request.metadata.op_code != OpCode::Query => {
-                Reply { code: ResponseCode::NotImp, ..Reply::default() }
-            }
+        let mut reply = match request.request_info() {
+            _ if request.metadata.op_code != OpCode::Query => Reply { code: ResponseCode::NotImp, ..Reply::default() },
             Ok(info) if request.metadata.message_type == MessageType::Query => {
                 self.reply(info.query.original().name(), info.query.query_type()).await
             }
@@ -134,9 +169,15 @@ impl RequestHandler for Handler {
 
         let edns = request.edns.as_ref().map(|theirs| {
             let mut edns = Edns::new();
-            edns.set_max_payload(theirs.max_payload().clamp(512, UDP_PAYLOAD));
+            edns.set_max_payload(theirs.max_payload().clamp(UDP_PAYLOAD_WITHOUT_EDNS, UDP_PAYLOAD));
             edns
         });
+        if request.protocol() == Protocol::Udp
+            && let Ok(info) = request.request_info()
+        {
+            let room = edns.as_ref().map_or(UDP_PAYLOAD_WITHOUT_EDNS, |edns| edns.max_payload() - EDNS_SIZE);
+            metadata.truncation = reply.fit(info.query.original(), room.into());
+        }
         let mut builder = MessageResponseBuilder::from_message_request(request);
         if let Some(edns) = &edns {
             builder.edns(edns);
@@ -146,7 +187,7 @@ impl RequestHandler for Handler {
             Ok(info) => info,
             Err(error) => {
                 eprintln!("reply not sent: {error}");
-                ResponseInfo::from(hickory_server::proto::op::Header { metadata, counts: Default::default() })
+                ResponseInfo::from(Header { metadata, counts: HeaderCounts::default() })
             }
         }
     }

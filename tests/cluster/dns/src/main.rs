@@ -1,7 +1,7 @@
 //! The DNS server of the test cluster.
 //!
 //! It watches Services and Endpoints and answers as the Kubernetes DNS specification says, which is
-//! what CoreDNS does in most clusters; CoreDNS itself cannot be had from a package. Three inputs: the API
+//! what `CoreDNS` does in most clusters; `CoreDNS` itself cannot be had from a package. Three inputs: the API
 //! server (by the pod's service account), the pod's resolv.conf for upstream, and a hosts file for names
 //! that only this cluster knows.
 //!

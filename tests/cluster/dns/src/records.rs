@@ -23,7 +23,7 @@ pub struct Snapshot {
     pub hosts: Vec<(IpAddr, Name)>,
 }
 
-pub fn zone(domain: Name, snapshot: &Snapshot) -> Zone {
+pub fn zone(domain: &Name, snapshot: &Snapshot) -> Zone {
     let mut zone = Zone::new(domain);
     let version = zone.below("dns-version");
     zone.add(&version, RData::TXT(TXT::new(vec!["1.1.0".to_owned()])));

@@ -25,7 +25,7 @@ pub async fn zone(
     let (endpoints, endpoints_writer) = reflector::store();
     let (services_seen, endpoints_seen) = (services.clone(), endpoints.clone());
     let snapshot = move || Snapshot { services: services.state(), endpoints: endpoints.state(), hosts: hosts.clone() };
-    let (zone_tx, zone_rx) = channel(Arc::new(make_zone(domain.clone(), &Snapshot::default())));
+    let (zone_tx, zone_rx) = channel(Arc::new(make_zone(&domain, &Snapshot::default())));
 
     let changes = stream::select(
         watcher(Api::<Service>::all(client.clone()), watcher::Config::default())
@@ -41,14 +41,12 @@ pub async fn zone(
         let mut changes = pin!(changes);
         while let Some(change) = changes.next().await {
             match change {
-                Ok(()) => drop(zone_tx.send_replace(Arc::new(make_zone(domain.clone(), &snapshot())))),
+                Ok(()) => drop(zone_tx.send_replace(Arc::new(make_zone(&domain, &snapshot())))),
                 Err(error) => eprintln!("watching: {error}"), // the stream tries again by itself
             }
         }
     });
     services_seen.wait_until_ready().await?;
     endpoints_seen.wait_until_ready().await?;
-    // The last of the two lists may still be on its way into a zone.
-    tokio::task::yield_now().await;
     Ok((zone_rx, watching))
 }

@@ -32,17 +32,12 @@ pub enum Answer {
 // === impl Zone ===
 
 impl Zone {
-    pub fn new(domain: Name) -> Self {
+    pub fn new(domain: &Name) -> Self {
         let mut zone = Self { domain: domain.clone(), records: HashMap::new(), names: HashSet::new() };
         let server = zone.below("ns.dns");
-        zone.add(&domain, zone.soa());
-        zone.add(&domain, RData::NS(NS(server)));
+        zone.add(domain, zone.soa());
+        zone.add(domain, RData::NS(NS(server)));
         zone
-    }
-
-    /// The domain that this zone has authority over.
-    pub fn domain(&self) -> &Name {
-        &self.domain
     }
 
     /// The name of `labels`, given as text without the domain.
