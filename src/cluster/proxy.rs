@@ -18,7 +18,7 @@ use super::presence::Watched;
 /// An autoscaler that is about to add a node says so within seconds, but takes minutes; somebody waits in front of a
 /// terminal.
 const SCHEDULING_PATIENCE: Duration = Duration::from_secs(30);
-/// Sibling containers may take their full grace period of 30 s, and the kubelet some seconds more.
+/// The garbage collector and the controllers have queues; a minute in them is an outage.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Lines of a crashed container's log that go into the error.
 const LOG_TAIL: i64 = 10;
@@ -69,7 +69,7 @@ impl Cluster {
         Ok(Proxy { cluster: self.clone(), name, session, container: container.to_owned() })
     }
 
-    /// Deletes the proxy's Deployment `name` of `session` and waits until its pods are gone. What is missing is gone.
+    /// Deletes the proxy's Deployment `name` of `session` and waits until its pods are gone or going. What is missing is gone.
     pub async fn delete_proxy(
         &self,
         name: &str,
@@ -86,10 +86,12 @@ impl Cluster {
         let wait = async {
             loop {
                 let pods = pods.changed().await.map_err(|cause| ClusterError::request("watch pods", cause))?;
-                if pods.is_empty() {
+                // One that is being deleted is out of every Service; how long its siblings take to end is up to them.
+                let staying = pods.values().filter(|pod| pod.metadata.deletion_timestamp.is_none()).count();
+                if staying == 0 {
                     return Ok(());
                 }
-                progress(format!("{} proxy pod still there", pods.len()));
+                progress(format!("{staying} proxy pod still there"));
             }
         };
         match tokio::time::timeout(DELETE_TIMEOUT, wait).await {
