@@ -74,6 +74,14 @@ build_image() {
     }
 }
 
+# drop_other_tags IMAGE: what earlier sources made of the same image. One that is in use stays.
+drop_other_tags() {
+    local other
+    for other in $(docker images --format '{{.Repository}}:{{.Tag}}' "${1%:*}"); do
+        [ "$other" = "$1" ] || docker rmi "$other" >/dev/null 2>&1 || true
+    done
+}
+
 # content_tag FILE_OR_DIR...: a short hash of names and contents, for image tags.
 content_tag() {
     find "$@" -type f -not -path '*/target/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum \
