@@ -1,1 +1,38 @@
-//! Placeholder.
+//! The cluster's side of a session: find the workload, put a proxy in its place, reach the proxy, put everything back.
+//!
+//! The laptop holds the kubeconfig and runs its login plugins; nothing of it enters a container or the cluster. All of
+//! it works from Kubernetes 1.20 on and installs nothing: a session is one Deployment and one annotation.
+//!
+//! In reading order:
+//! - [`connect`]: kubeconfig to [`Cluster`];
+//! - [`workload`]: what `--swap NAME` means, and [`ports`]: which of its ports and containers matter;
+//! - [`template`]: the proxy's Deployment, a pure function of the workload, with [`security`] and [`resources`];
+//! - [`rights`]: what the session may do, asked before anything changes;
+//! - [`proxy`]: create it and wait, and [`failure`]: say early why it will not start;
+//! - [`carrier`]: a byte pipe to the proxy, and [`control`]: admission and requests on it;
+//! - [`swap`]: record, scale, restore; [`presence`]: which pods still answer for the original;
+//! - [`error`]: what can go wrong and its cure.
+
+pub mod carrier;
+pub mod connect;
+pub mod control;
+pub mod error;
+pub mod failure;
+pub mod ports;
+pub mod presence;
+pub mod proxy;
+pub mod resources;
+pub mod rights;
+pub mod security;
+pub mod swap;
+pub mod template;
+pub mod workload;
+
+pub use carrier::PortForward;
+pub use connect::{Cluster, Facts};
+pub use control::{ControlClient, admit};
+pub use error::ClusterError;
+pub use proxy::{Proxy, ProxyPod};
+pub use swap::Restored;
+pub use template::{Note, ProxySpec, control_port, proxy_deployment};
+pub use workload::{Kind, Workload, WorkloadRef};

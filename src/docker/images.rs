@@ -5,14 +5,13 @@ use std::time::{Duration, Instant};
 
 use bollard::errors::Error as ApiError;
 use bollard::models::{CreateImageInfo, ImageInspect};
-use bollard::query_parameters::{CreateImageOptions, ImportImageOptions};
-use futures_util::{StreamExt, TryStreamExt};
+use bollard::query_parameters::CreateImageOptions;
+use futures_util::TryStreamExt;
 
 use super::credentials;
 use super::engine::Engine;
 use super::error::{EngineError, is_missing, refusal};
 use crate::event::{Reporter, Step};
-use crate::image;
 use crate::settings::PullPolicy;
 
 /// How often a pull tells how far it is: as often as a person can read it.
@@ -34,30 +33,6 @@ pub struct ImageFacts {
 }
 
 impl Engine {
-    /// Loads the sidecar's image when the engine does not have it.
-    pub async fn ensure_sidecar_image(&self, reporter: &Reporter) -> Result<(), EngineError> {
-        let carried = image::sidecar();
-        let reference = carried.reference();
-        let failed = |message: String| EngineError::Image { image: reference.to_owned(), message };
-        if self.inspect(reference).await?.is_some() {
-            return Ok(());
-        }
-        let step = reporter.step("sidecar image");
-        let options = ImportImageOptions { quiet: true, ..Default::default() };
-        let tar = carried.to_tar().map_err(|error| failed(error.to_string()))?;
-        let body = bollard::body_full(tar.into());
-        let mut loading = self.api.import_image(options, body, None);
-        while let Some(line) = loading.next().await {
-            line.map_err(|error| failed(sentence(&error)))?;
-        }
-        // The engine reports some failures inside of a successful answer only.
-        if self.inspect(reference).await?.is_none() {
-            return Err(failed("the engine took it and does not have it".to_owned()));
-        }
-        step.done(reference);
-        Ok(())
-    }
-
     /// Makes `image` available as `--pull` and `--platform` ask, and tells what is in it.
     pub async fn ensure_image(
         &self,
@@ -83,7 +58,7 @@ impl Engine {
         Ok(facts(pulled))
     }
 
-    async fn inspect(&self, image: &str) -> Result<Option<ImageInspect>, EngineError> {
+    pub(super) async fn inspect(&self, image: &str) -> Result<Option<ImageInspect>, EngineError> {
         match self.api.inspect_image(image).await {
             Ok(found) => Ok(Some(found)),
             Err(error) if is_missing(&error) => Ok(None),
@@ -141,7 +116,7 @@ fn facts(image: ImageInspect) -> ImageFacts {
 }
 
 /// What the engine said, without the client library's words around it.
-fn sentence(error: &ApiError) -> String {
+pub(super) fn sentence(error: &ApiError) -> String {
     match error {
         ApiError::DockerStreamError { error } => error.trim().to_owned(),
         other => refusal(other).map_or_else(|| other.to_string(), |(_, message)| message.to_owned()),
@@ -149,7 +124,7 @@ fn sentence(error: &ApiError) -> String {
 }
 
 /// Registries answer in words of their own; these are the ones that tell the three cures apart.
-fn pull_failure(image: &str, error: &ApiError) -> EngineError {
+pub(super) fn pull_failure(image: &str, error: &ApiError) -> EngineError {
     const HIDDEN: [&str; 1] = ["pull access denied for"];
     const DENIED: [&str; 5] =
         ["unauthorized", "authentication required", "no basic auth credentials", "forbidden", "denied"];

@@ -15,6 +15,7 @@
 //! - `error`: what an engine refuses, and the cure.
 
 mod app;
+mod carried;
 mod cleanup;
 mod config;
 mod credentials;

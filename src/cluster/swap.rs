@@ -1,0 +1,325 @@
+//! Taking a workload out of service and putting it back.
+//!
+//! The record of a swap is an annotation on the workload itself, written with a precondition before anything changes
+//! and removed last, so whoever finds a workload at 0 finds there how many replicas it had and whose doing it is. Every
+//! step may be repeated: what is missing is already gone, what is done stays done. A conflict is never overwritten: the
+//! object is read again and the decision made anew.
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ApiResource, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::runtime::watcher;
+use kube::{Api, ResourceExt as _};
+use tpdocker_protocol::contract::ANNOTATION_SWAP;
+use tpdocker_protocol::control::SwapRecord;
+
+use super::connect::Cluster;
+use super::error::ClusterError;
+use super::presence::Watched;
+use super::workload::{Kind, Workload, WorkloadRef};
+
+/// Conflicts in a row. Controllers write a workload's status a few times while it changes, not ten times in a row.
+const MAX_CONFLICTS: usize = 10;
+/// How long the original's pods may take to be ready again before the proxy is removed all the same.
+const READY_TIMEOUT: Duration = Duration::from_secs(180);
+/// Once one pod serves, how long the others are waited for.
+const REST_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What a restore did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// The record that was found; `None` when nothing was swapped.
+    pub record: Option<SwapRecord>,
+    /// Replicas that are wanted.
+    pub replicas: i32,
+    /// Replicas that are ready.
+    pub ready: i32,
+}
+
+/// A workload at one moment, whatever its kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Moment {
+    uid: String,
+    resource_version: String,
+    replicas: i32,
+    ready: i32,
+    /// The controller has seen the last change of the spec, so `ready` is about it.
+    settled: bool,
+    record: Option<Result<SwapRecord, String>>,
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Writes the record of a swap. `record.replicas` becomes what the workload has at that moment. Succeeds without a
+    /// change when this session's record is there already.
+    pub async fn record(&self, workload: &Workload, record: SwapRecord) -> Result<SwapRecord, ClusterError> {
+        let reference = &workload.reference;
+        for _ in 0..MAX_CONFLICTS {
+            let now = self.moment(reference).await?;
+            if now.uid != workload.uid {
+                return Err(changed(reference, "was replaced by another of the same name"));
+            }
+            match now.record {
+                Some(Ok(found)) if found.session == record.session => return Ok(found),
+                Some(Ok(found)) => return Err(held(reference, found)),
+                // A record that cannot be read is somebody's all the same.
+                Some(Err(text)) => {
+                    return Err(changed(reference, &format!("carries a swap record of another release: {text}")));
+                }
+                None => {}
+            }
+            let written = SwapRecord { replicas: now.replicas, ..record.clone() };
+            let text = serde_json::to_string(&written).map_err(|bad| changed(reference, &bad.to_string()))?;
+            if self.annotate(reference, &now.resource_version, Some(text)).await? {
+                return Ok(written);
+            }
+        }
+        Err(changed(reference, "changes all the time"))
+    }
+
+    /// Scales to `replicas` if the workload carries `session`'s record.
+    pub async fn scale(&self, reference: &WorkloadRef, session: &str, replicas: i32) -> Result<(), ClusterError> {
+        for _ in 0..MAX_CONFLICTS {
+            let now = self.moment(reference).await?;
+            match &now.record {
+                Some(Ok(found)) if found.session == session => {}
+                Some(Ok(found)) => return Err(held(reference, found.clone())),
+                _ => return Err(changed(reference, "lost its swap record")),
+            }
+            if now.replicas == replicas || self.set_scale(reference, &now.resource_version, replicas).await? {
+                return Ok(());
+            }
+        }
+        Err(changed(reference, "changes all the time"))
+    }
+
+    /// The record that a workload carries.
+    pub async fn swap_of(&self, reference: &WorkloadRef) -> Result<Option<SwapRecord>, ClusterError> {
+        match self.moment(reference).await?.record {
+            None => Ok(None),
+            Some(Ok(record)) => Ok(Some(record)),
+            Some(Err(text)) => Err(changed(reference, &format!("carries a swap record of another release: {text}"))),
+        }
+    }
+
+    /// All swapped workloads of the namespace.
+    pub async fn swaps(&self) -> Result<Vec<(WorkloadRef, SwapRecord)>, ClusterError> {
+        let mut swaps = Vec::new();
+        for kind in [Kind::Deployment, Kind::StatefulSet, Kind::ReplicaSet] {
+            let reference = |name: String| WorkloadRef { kind, namespace: self.namespace().to_owned(), name };
+            let api = self.any(&reference(String::new()));
+            let list = self.ask(format!("list {}", kind.resource()), api.list(&ListParams::default())).await?;
+            for object in list {
+                if let Some(Ok(record)) = Moment::of(&object).record {
+                    swaps.push((reference(object.name_any()), record));
+                }
+            }
+        }
+        Ok(swaps)
+    }
+
+    /// Puts everything back from what the cluster remembers: replicas, then the proxy's end, then the record's. With
+    /// `session`, another session's swap is left alone. Goes on past a failed step and reports all that is left.
+    pub async fn restore(
+        &self,
+        reference: &WorkloadRef,
+        session: Option<&str>,
+        mut progress: impl FnMut(String),
+    ) -> Result<Restored, ClusterError> {
+        let now = match self.moment(reference).await {
+            Ok(now) => now,
+            Err(ClusterError::NotFound { .. }) => return Ok(Restored { record: None, replicas: 0, ready: 0 }),
+            Err(error) => return Err(error),
+        };
+        let record = match now.record {
+            Some(Ok(record)) if session.is_none_or(|session| session == record.session) => record,
+            Some(Ok(_)) | None => return Ok(Restored { record: None, replicas: now.replicas, ready: now.ready }),
+            Some(Err(text)) => {
+                return Err(changed(reference, &format!("carries a swap record of another release: {text}")));
+            }
+        };
+        let mut left = Vec::new();
+        let mut back = Moment { record: None, ..now };
+        // Somebody who scaled it meanwhile (a person, an autoscaler, GitOps) decided; only 0 is our doing.
+        if back.replicas == 0 {
+            match self.scale(reference, &record.session, record.replicas).await {
+                Ok(()) => back.replicas = record.replicas,
+                Err(error) => left.push(format!("scale to {}: {}", record.replicas, text_of(&error))),
+            }
+        }
+        if left.is_empty() {
+            match self.wait_back(reference, &mut progress).await {
+                Ok(ready) => back.ready = ready,
+                Err(error) => left.push(text_of(&error)),
+            }
+        }
+        if let Err(error) = self.delete_proxy(&record.proxy, &record.session, &mut progress).await {
+            left.push(format!("delete the proxy {}: {}", record.proxy, text_of(&error)));
+        }
+        // The record stays as long as anything is left to do.
+        if left.is_empty()
+            && let Err(error) = self.forget(reference, &record.session).await
+        {
+            left.push(format!("remove the annotation {ANNOTATION_SWAP}: {}", text_of(&error)));
+        }
+        if left.is_empty() {
+            Ok(Restored { record: Some(record), replicas: back.replicas, ready: back.ready })
+        } else {
+            Err(ClusterError::Restore { workload: reference.clone(), left })
+        }
+    }
+
+    /// Removes `session`'s record; a missing one is removed already, another session's stays.
+    async fn forget(&self, reference: &WorkloadRef, session: &str) -> Result<(), ClusterError> {
+        for _ in 0..MAX_CONFLICTS {
+            let now = self.moment(reference).await?;
+            match now.record {
+                Some(Ok(found)) if found.session == session => {}
+                _ => return Ok(()),
+            }
+            if self.annotate(reference, &now.resource_version, None).await? {
+                return Ok(());
+            }
+        }
+        Err(changed(reference, "changes all the time"))
+    }
+
+    /// Waits until the original serves again: all its replicas, or one and then a little longer. How many are ready.
+    async fn wait_back(&self, reference: &WorkloadRef, progress: &mut impl FnMut(String)) -> Result<i32, ClusterError> {
+        let by_name = format!("metadata.name={}", reference.name);
+        let mut watched = Watched::new(self.any(reference), watcher::Config::default().fields(&by_name));
+        let mut deadline = tokio::time::Instant::now() + READY_TIMEOUT;
+        let mut ready = 0;
+        loop {
+            let seen = match tokio::time::timeout_at(deadline, watched.changed()).await {
+                Ok(seen) => seen.map_err(|cause| ClusterError::request("watch the workload", cause))?,
+                Err(_) if ready > 0 => return Ok(ready),
+                Err(_) => {
+                    let what = format!("has no ready pod {} s after it was scaled back", READY_TIMEOUT.as_secs());
+                    return Err(changed(reference, &what));
+                }
+            };
+            let Some(object) = seen.get(&reference.name) else {
+                return Err(changed(reference, "was deleted"));
+            };
+            let now = Moment::of(object);
+            if !now.settled {
+                continue;
+            }
+            if now.ready >= now.replicas {
+                return Ok(now.ready);
+            }
+            if ready == 0 && now.ready > 0 {
+                deadline = deadline.min(tokio::time::Instant::now() + REST_TIMEOUT);
+            }
+            ready = now.ready;
+            progress(format!("{}/{} of the original's pods ready", now.ready, now.replicas));
+        }
+    }
+
+    fn any(&self, reference: &WorkloadRef) -> Api<DynamicObject> {
+        let resource = match reference.kind {
+            Kind::Deployment => ApiResource::erase::<Deployment>(&()),
+            Kind::StatefulSet => ApiResource::erase::<StatefulSet>(&()),
+            Kind::ReplicaSet => ApiResource::erase::<ReplicaSet>(&()),
+        };
+        Api::namespaced_with(self.client.clone(), &reference.namespace, &resource)
+    }
+
+    async fn moment(&self, reference: &WorkloadRef) -> Result<Moment, ClusterError> {
+        let api = self.any(reference);
+        match self.ask(format!("get {reference}"), api.get_opt(&reference.name)).await? {
+            Some(object) => Ok(Moment::of(&object)),
+            None => Err(ClusterError::NotFound {
+                what: reference.kind.as_str().into(),
+                name: reference.name.clone(),
+                namespace: reference.namespace.clone(),
+                near: Vec::new(),
+                elsewhere: Vec::new(),
+            }),
+        }
+    }
+
+    /// Writes or removes the record; `false` when the object has changed since `resource_version`.
+    async fn annotate(
+        &self,
+        reference: &WorkloadRef,
+        resource_version: &str,
+        record: Option<String>,
+    ) -> Result<bool, ClusterError> {
+        let patch = serde_json::json!({
+            "metadata": { "resourceVersion": resource_version, "annotations": { ANNOTATION_SWAP: record } }
+        });
+        let api = self.any(reference);
+        let (params, patch) = (PatchParams::default(), Patch::Merge(&patch));
+        let request = api.patch(&reference.name, &params, &patch);
+        unless_conflict(self.ask(format!("annotate {reference}"), request).await)
+    }
+
+    async fn set_scale(
+        &self,
+        reference: &WorkloadRef,
+        resource_version: &str,
+        replicas: i32,
+    ) -> Result<bool, ClusterError> {
+        let api = self.any(reference);
+        let mut scale = self.ask(format!("get the scale of {reference}"), api.get_scale(&reference.name)).await?;
+        scale.metadata.resource_version = Some(resource_version.to_owned());
+        scale.spec.get_or_insert_default().replicas = Some(replicas);
+        let params = PostParams::default();
+        let request = api.replace_scale(&reference.name, &params, &scale);
+        unless_conflict(self.ask(format!("scale {reference}"), request).await)
+    }
+}
+
+/// The time for [`SwapRecord::since`].
+pub fn since_now() -> String {
+    Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+// === impl Moment ===
+
+impl Moment {
+    fn of(object: &DynamicObject) -> Self {
+        let number = |path: &str| object.data.pointer(path).and_then(serde_json::Value::as_i64);
+        let count = |path: &str| number(path).and_then(|count| i32::try_from(count).ok());
+        let record = object.annotations().get(ANNOTATION_SWAP);
+        Self {
+            uid: object.uid().unwrap_or_default(),
+            resource_version: object.resource_version().unwrap_or_default(),
+            // The API server's default.
+            replicas: count("/spec/replicas").unwrap_or(1),
+            ready: count("/status/readyReplicas").unwrap_or(0),
+            settled: number("/status/observedGeneration") >= object.metadata.generation,
+            record: record.map(|text| serde_json::from_str(text).map_err(|error| error.to_string())),
+        }
+    }
+}
+
+fn unless_conflict<T>(outcome: Result<T, ClusterError>) -> Result<bool, ClusterError> {
+    match outcome {
+        Ok(_) => Ok(true),
+        Err(error) if error.status() == Some(409) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn held(reference: &WorkloadRef, found: SwapRecord) -> ClusterError {
+    let SwapRecord { session, owner, since, .. } = found;
+    ClusterError::Held { workload: reference.clone(), owner, since, session }
+}
+
+fn changed(reference: &WorkloadRef, what: &str) -> ClusterError {
+    ClusterError::Changed { workload: reference.clone(), what: what.to_owned() }
+}
+
+/// The message with its causes on one line, for a list.
+fn text_of(error: &ClusterError) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}

@@ -1,0 +1,448 @@
+//! What `--swap NAME` means.
+//!
+//! People name the thing they know: usually the Service, whose name is in every URL. So a bare name is looked up as a
+//! workload first and, failing that, as a Service, which is followed to the workload behind it by comparing its
+//! selector with pod templates. When both exist they normally belong together, and the workload is taken.
+
+use std::fmt;
+
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use kube::api::ListParams;
+use kube::{Api, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use tpdocker_protocol::addr::Port;
+
+use crate::settings::{SwapTarget, TargetKind};
+
+use super::connect::Cluster;
+use super::error::ClusterError;
+use super::ports;
+
+/// Namespaces in which a name that was not found is looked for, so that a typo costs no minute.
+const MAX_ELSEWHERE: usize = 20;
+/// Suggestions: names that need at most this many edits.
+const MAX_EDITS: usize = 3;
+
+/// Kinds that can be swapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// apps/v1 Deployment.
+    Deployment,
+    /// apps/v1 `StatefulSet`.
+    StatefulSet,
+    /// apps/v1 `ReplicaSet`.
+    ReplicaSet,
+}
+
+/// Which workload, and nothing about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkloadRef {
+    /// Its kind.
+    pub kind: Kind,
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// A workload, as it was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Workload {
+    /// Which.
+    pub reference: WorkloadRef,
+    /// Its `metadata.uid`.
+    pub uid: String,
+    /// Its `metadata.resourceVersion`.
+    pub resource_version: String,
+    /// `spec.replicas`.
+    pub replicas: i32,
+    /// `status.readyReplicas`.
+    pub ready: i32,
+    /// The pod template.
+    pub template: PodTemplateSpec,
+    /// Which pods are its own.
+    pub selector: LabelSelector,
+    /// The container that is replaced.
+    pub container: String,
+    /// Ports of that container: declared, or sent to by a Service. Sorted.
+    pub ports: Vec<Port>,
+    /// Services that send to it.
+    pub services: Vec<String>,
+    /// What a `StatefulSet` adds to its pods.
+    pub stateful: Option<Stateful>,
+}
+
+/// What a `StatefulSet`'s controller adds to a pod beside the template.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stateful {
+    /// `spec.serviceName`: the pod's subdomain.
+    pub service_name: Option<String>,
+    /// Names of the volume claim templates.
+    pub claims: Vec<String>,
+}
+
+// === impl Kind ===
+
+impl Kind {
+    /// As in a manifest.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Deployment => "Deployment",
+            Self::StatefulSet => "StatefulSet",
+            Self::ReplicaSet => "ReplicaSet",
+        }
+    }
+
+    /// As kubectl and `--swap` take it.
+    pub fn slug(self) -> &'static str {
+        match self {
+            Self::Deployment => "deployment",
+            Self::StatefulSet => "statefulset",
+            Self::ReplicaSet => "replicaset",
+        }
+    }
+
+    /// The resource, as RBAC names it.
+    pub fn resource(self) -> &'static str {
+        match self {
+            Self::Deployment => "deployments",
+            Self::StatefulSet => "statefulsets",
+            Self::ReplicaSet => "replicasets",
+        }
+    }
+}
+
+impl fmt::Display for WorkloadRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} `{}`", self.kind.as_str(), self.name)
+    }
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Finds what is to be swapped.
+    pub async fn resolve(&self, target: &SwapTarget) -> Result<Workload, ClusterError> {
+        let services = self.list::<Service>().await?;
+        let found = match target.kind {
+            None => match self.by_name(&target.name, &ANY).await? {
+                Some(found) => found,
+                None => self.behind_service(&target.name, &services).await?,
+            },
+            Some(TargetKind::Service) => self.behind_service(&target.name, &services).await?,
+            Some(TargetKind::Deployment) => self.named(&target.name, Kind::Deployment).await?,
+            Some(TargetKind::StatefulSet) => self.named(&target.name, Kind::StatefulSet).await?,
+            Some(TargetKind::ReplicaSet) => self.named(&target.name, Kind::ReplicaSet).await?,
+        };
+        found.into_workload(target, &services)
+    }
+
+    async fn named(&self, name: &str, kind: Kind) -> Result<Candidate, ClusterError> {
+        match self.by_name(name, &[kind]).await? {
+            Some(found) => Ok(found),
+            None => Err(self.not_found(kind.as_str(), name).await),
+        }
+    }
+
+    async fn by_name(&self, name: &str, kinds: &[Kind]) -> Result<Option<Candidate>, ClusterError> {
+        for kind in kinds {
+            let found = match kind {
+                Kind::Deployment => self.get::<Deployment>(name).await?.map(Candidate::from),
+                Kind::StatefulSet => self.get::<StatefulSet>(name).await?.map(Candidate::from),
+                Kind::ReplicaSet => self.get::<ReplicaSet>(name).await?.map(Candidate::from),
+            };
+            if found.is_some() {
+                return Ok(found);
+            }
+        }
+        Ok(None)
+    }
+
+    async fn behind_service(&self, name: &str, services: &[Service]) -> Result<Candidate, ClusterError> {
+        let Some(service) = services.iter().find(|service| service.name_any() == name) else {
+            return Err(self.unswappable(name).await?);
+        };
+        if ports::selector(service).is_none() {
+            let what = format!("Service `{name}`");
+            let why = "it has no selector, so no workload of the cluster stands behind it".into();
+            return Err(ClusterError::NotSwappable { what, why, cure: None });
+        }
+        let mut found = Vec::new();
+        found.extend(self.list::<Deployment>().await?.into_iter().map(Candidate::from));
+        found.extend(self.list::<StatefulSet>().await?.into_iter().map(Candidate::from));
+        // A ReplicaSet of a Deployment has the same template; only one of its own counts.
+        let bare = self.list::<ReplicaSet>().await?.into_iter().filter(|set| set.owner_references().is_empty());
+        found.extend(bare.map(Candidate::from));
+        // The proxies of other sessions carry the labels too.
+        found.retain(|found| !found.is_proxy && ports::selects(service, &found.template));
+        if found.len() > 1 {
+            let candidates = found.iter().map(|found| format!("{}/{}", found.kind.slug(), found.name())).collect();
+            return Err(ClusterError::Ambiguous { name: name.into(), candidates });
+        }
+        match found.pop() {
+            Some(found) => Ok(found),
+            None => Err(ClusterError::NotSwappable {
+                what: format!("Service `{name}`"),
+                why: "its selector fits no Deployment, StatefulSet or ReplicaSet of the namespace".into(),
+                cure: Some(format!("kubectl -n {} describe service {name}", self.namespace())),
+            }),
+        }
+    }
+
+    /// The error for a name that neither a workload nor a Service has: something else may have it.
+    async fn unswappable(&self, name: &str) -> Result<ClusterError, ClusterError> {
+        let error = |kind: &str, why: &str| ClusterError::NotSwappable {
+            what: format!("{kind} `{name}`"),
+            why: why.into(),
+            cure: None,
+        };
+        if self.get_if_allowed::<DaemonSet>(name).await?.is_some() {
+            return Ok(error("DaemonSet", "it runs one pod on every node and cannot be scaled to none"));
+        }
+        if self.get_if_allowed::<Job>(name).await?.is_some() {
+            return Ok(error("Job", "it runs to completion and serves nothing"));
+        }
+        if self.get_if_allowed::<k8s_openapi::api::batch::v1::CronJob>(name).await?.is_some() {
+            return Ok(error("CronJob", "it runs to completion and serves nothing"));
+        }
+        if let Some(pod) = self.get_if_allowed::<Pod>(name).await? {
+            let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
+            return Ok(match owner {
+                Some(owner) => error("Pod", &format!("name its {} `{}` instead", owner.kind, owner.name)),
+                None => error("Pod", "it stands alone: nothing would start it again afterwards"),
+            });
+        }
+        Ok(self.not_found("workload or Service", name).await)
+    }
+
+    async fn not_found(&self, what: &str, name: &str) -> ClusterError {
+        let mut names = Vec::new();
+        names.extend(self.names::<Deployment>(self.namespace()).await);
+        names.extend(self.names::<StatefulSet>(self.namespace()).await);
+        names.extend(self.names::<Service>(self.namespace()).await);
+        let near = near_names(name, names.iter().map(String::as_str));
+        let mut elsewhere = Vec::new();
+        for namespace in self.namespaces().await.iter().filter(|other| *other != self.namespace()).take(MAX_ELSEWHERE) {
+            if self.names::<Service>(namespace).await.iter().any(|other| other == name)
+                || self.names::<Deployment>(namespace).await.iter().any(|other| other == name)
+            {
+                elsewhere.push(namespace.clone());
+            }
+        }
+        ClusterError::NotFound {
+            what: what.into(),
+            name: name.into(),
+            namespace: self.namespace().into(),
+            near,
+            elsewhere,
+        }
+    }
+
+    async fn get<K: Object>(&self, name: &str) -> Result<Option<K>, ClusterError> {
+        self.ask(format!("get {} `{name}`", K::kind(&())), self.api::<K>().get_opt(name)).await
+    }
+
+    /// Like [`Self::get`]; a kind that the login may not see, or that this server does not have, has no such name.
+    async fn get_if_allowed<K: Object>(&self, name: &str) -> Result<Option<K>, ClusterError> {
+        match self.get(name).await {
+            Err(error) if matches!(error.status(), Some(403 | 404)) => Ok(None),
+            other => other,
+        }
+    }
+
+    async fn list<K: Object>(&self) -> Result<Vec<K>, ClusterError> {
+        let list = self.ask(format!("list {}", K::plural(&())), self.api::<K>().list(&ListParams::default())).await?;
+        Ok(list.items)
+    }
+
+    /// Names for suggestions; none where the login may not list.
+    async fn names<K: Object>(&self, namespace: &str) -> Vec<String> {
+        let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
+        match self.ask("list", api.list_metadata(&ListParams::default())).await {
+            Ok(list) => list.items.iter().map(kube::ResourceExt::name_any).collect(),
+            Err(error) => {
+                tracing::debug!(%error, namespace, "no suggestions");
+                Vec::new()
+            }
+        }
+    }
+}
+
+/// Names close to `wanted`: within a few edits, or one containing the other.
+pub(super) fn near_names<'a>(wanted: &str, known: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut near: Vec<(usize, &str)> = known
+        .filter_map(|name| {
+            let edits = edit_distance(wanted, name);
+            let close = edits <= MAX_EDITS.min(wanted.len() / 2);
+            (close || name.contains(wanted) || wanted.contains(name)).then_some((edits, name))
+        })
+        .collect();
+    near.sort_unstable();
+    near.dedup();
+    near.into_iter().map(|(_, name)| name.to_owned()).collect()
+}
+
+// === private ===
+
+const ANY: [Kind; 3] = [Kind::Deployment, Kind::StatefulSet, Kind::ReplicaSet];
+
+trait Object:
+    kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug
+{
+}
+
+impl<K> Object for K where
+    K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + DeserializeOwned
+        + fmt::Debug
+{
+}
+
+/// An object that may be swapped: the common part of the three kinds.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    kind: Kind,
+    metadata: ObjectMeta,
+    is_proxy: bool,
+    replicas: i32,
+    ready: i32,
+    template: PodTemplateSpec,
+    selector: LabelSelector,
+    stateful: Option<Stateful>,
+}
+
+impl From<Deployment> for Candidate {
+    fn from(it: Deployment) -> Self {
+        let spec = it.spec.unwrap_or_default();
+        let ready = it.status.and_then(|status| status.ready_replicas);
+        Self::new(Kind::Deployment, it.metadata, spec.replicas, ready, Some(spec.template), spec.selector)
+    }
+}
+
+impl From<ReplicaSet> for Candidate {
+    fn from(it: ReplicaSet) -> Self {
+        let spec = it.spec.unwrap_or_default();
+        let ready = it.status.and_then(|status| status.ready_replicas);
+        Self::new(Kind::ReplicaSet, it.metadata, spec.replicas, ready, spec.template, spec.selector)
+    }
+}
+
+impl From<StatefulSet> for Candidate {
+    fn from(it: StatefulSet) -> Self {
+        let spec = it.spec.unwrap_or_default();
+        let ready = it.status.and_then(|status| status.ready_replicas);
+        let claims = spec.volume_claim_templates.iter().flatten().filter_map(|claim| claim.metadata.name.clone());
+        let stateful =
+            Stateful { service_name: spec.service_name.filter(|name| !name.is_empty()), claims: claims.collect() };
+        let found = Self::new(Kind::StatefulSet, it.metadata, spec.replicas, ready, Some(spec.template), spec.selector);
+        Self { stateful: Some(stateful), ..found }
+    }
+}
+
+impl Candidate {
+    fn new(
+        kind: Kind,
+        metadata: ObjectMeta,
+        replicas: Option<i32>,
+        ready: Option<i32>,
+        template: Option<PodTemplateSpec>,
+        selector: LabelSelector,
+    ) -> Self {
+        let labels = metadata.labels.as_ref();
+        let is_proxy = labels.is_some_and(|labels| labels.contains_key(tpdocker_protocol::contract::LABEL_SESSION));
+        let (template, ready) = (template.unwrap_or_default(), ready.unwrap_or(0));
+        // The API server's default for an absent number is one.
+        Self { kind, metadata, is_proxy, replicas: replicas.unwrap_or(1), ready, template, selector, stateful: None }
+    }
+
+    fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// The workload that `target` means, if this object may be swapped. `services` are those of its namespace.
+    pub fn into_workload(self, target: &SwapTarget, services: &[Service]) -> Result<Workload, ClusterError> {
+        let reference = WorkloadRef {
+            kind: self.kind,
+            namespace: self.metadata.namespace.clone().unwrap_or_default(),
+            name: self.name().to_owned(),
+        };
+        let refuse =
+            |why: String, cure: Option<String>| ClusterError::NotSwappable { what: reference.to_string(), why, cure };
+        if self.is_proxy {
+            return Err(refuse("it is the proxy of a tpdocker session".into(), None));
+        }
+        let owners = self.metadata.owner_references.iter().flatten();
+        if let Some(owner) = owners.into_iter().find(|owner| owner.controller == Some(true)) {
+            let why = format!("{} `{}` owns it and would undo the change", owner.kind, owner.name);
+            return Err(refuse(why, Some(format!("swap {}/{} instead", owner.kind.to_lowercase(), owner.name))));
+        }
+        let services: Vec<&Service> =
+            services.iter().filter(|service| ports::selects(service, &self.template)).collect();
+        let container = choose_container(&reference, &self.template, target, &services)?;
+        let ports = ports::containers(&self.template)
+            .iter()
+            .find(|candidate| candidate.name == container)
+            .map(|container| ports::ports_of(container, &self.template, &services))
+            .unwrap_or_default();
+        Ok(Workload {
+            reference,
+            uid: self.metadata.uid.unwrap_or_default(),
+            resource_version: self.metadata.resource_version.unwrap_or_default(),
+            replicas: self.replicas,
+            ready: self.ready,
+            template: self.template,
+            selector: self.selector,
+            container,
+            ports,
+            services: services.iter().map(|service| service.name_any()).collect(),
+            stateful: self.stateful,
+        })
+    }
+}
+
+fn choose_container(
+    workload: &WorkloadRef,
+    template: &PodTemplateSpec,
+    target: &SwapTarget,
+    services: &[&Service],
+) -> Result<String, ClusterError> {
+    let names: Vec<String> = ports::containers(template).iter().map(|container| container.name.clone()).collect();
+    let complaint = |wanted: Option<&String>| ClusterError::Container {
+        workload: workload.clone(),
+        wanted: wanted.cloned(),
+        containers: names.clone(),
+    };
+    if let Some(wanted) = &target.container {
+        return if names.contains(wanted) { Ok(wanted.clone()) } else { Err(complaint(Some(wanted))) };
+    }
+    if let [only] = names.as_slice() {
+        return Ok(only.clone());
+    }
+    // The Service that was named decides; others may send to a sibling, such as a metrics exporter.
+    let named: Vec<&Service> = services.iter().copied().filter(|service| service.name_any() == target.name).collect();
+    let candidates = if named.is_empty() { services } else { named.as_slice() };
+    match ports::served_by(template, candidates).as_slice() {
+        [only] => Ok((*only).to_owned()),
+        _ => Err(complaint(None)),
+    }
+}
+
+/// Levenshtein's distance, in characters.
+fn edit_distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let substituted = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
