@@ -34,9 +34,10 @@ impl Engine {
         let options = TagImageOptions { repo: Some(repository.clone()), tag: Some(tag.clone()) };
         let failed = |error: &_| EngineError::Image { image: reference.clone(), message: sentence(error) };
         self.api.tag_image(source, Some(options)).await.map_err(|error| failed(&error))?;
-        let login = credentials::for_image(&self.config.file, &reference).await?;
+        // Engines answer a push without any login, even an empty one, with "bad parameters".
+        let login = credentials::for_image(&self.config.file, &reference).await?.unwrap_or_default();
         let options = PushImageOptions { tag: Some(tag), ..Default::default() };
-        let mut lines = self.api.push_image(&repository, Some(options), login);
+        let mut lines = self.api.push_image(&repository, Some(options), Some(login));
         while lines.try_next().await.map_err(|error| pull_failure(&reference, &error))?.is_some() {}
         step.done(reference.clone());
         Ok(reference)
