@@ -74,13 +74,11 @@ impl Engine {
 /// Repository and tag of `target`; the tag of `source` when it has none.
 fn split(target: &str, source: &str) -> (String, String) {
     let last = target.rfind('/').map_or(0, |slash| slash + 1);
-    match target[last..].rsplit_once(':') {
-        Some((name, tag)) => (format!("{}{name}", &target[..last]), tag.to_owned()),
-        None => {
-            let tag = source.rsplit_once(':').map_or("latest", |(_, tag)| tag);
-            (target.to_owned(), tag.to_owned())
-        }
+    if let Some((name, tag)) = target[last..].rsplit_once(':') {
+        return (format!("{}{name}", &target[..last]), tag.to_owned());
     }
+    let tag = source.rsplit_once(':').map_or("latest", |(_, tag)| tag);
+    (target.to_owned(), tag.to_owned())
 }
 
 #[cfg(test)]
