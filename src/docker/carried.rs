@@ -34,9 +34,10 @@ impl Engine {
         let options = TagImageOptions { repo: Some(repository.clone()), tag: Some(tag.clone()) };
         let failed = |error: &_| EngineError::Image { image: reference.clone(), message: sentence(error) };
         self.api.tag_image(source, Some(options)).await.map_err(|error| failed(&error))?;
-        let login = credentials::for_image(&self.config.file, &reference).await?;
+        // Engines answer a push without any login, even an empty one, with "bad parameters".
+        let login = credentials::for_image(&self.config.file, &reference).await?.unwrap_or_default();
         let options = PushImageOptions { tag: Some(tag), ..Default::default() };
-        let mut lines = self.api.push_image(&repository, Some(options), login);
+        let mut lines = self.api.push_image(&repository, Some(options), Some(login));
         while lines.try_next().await.map_err(|error| pull_failure(&reference, &error))?.is_some() {}
         step.done(reference.clone());
         Ok(reference)
@@ -73,13 +74,11 @@ impl Engine {
 /// Repository and tag of `target`; the tag of `source` when it has none.
 fn split(target: &str, source: &str) -> (String, String) {
     let last = target.rfind('/').map_or(0, |slash| slash + 1);
-    match target[last..].rsplit_once(':') {
-        Some((name, tag)) => (format!("{}{name}", &target[..last]), tag.to_owned()),
-        None => {
-            let tag = source.rsplit_once(':').map_or("latest", |(_, tag)| tag);
-            (target.to_owned(), tag.to_owned())
-        }
+    if let Some((name, tag)) = target[last..].rsplit_once(':') {
+        return (format!("{}{name}", &target[..last]), tag.to_owned());
     }
+    let tag = source.rsplit_once(':').map_or("latest", |(_, tag)| tag);
+    (target.to_owned(), tag.to_owned())
 }
 
 #[cfg(test)]

@@ -6,13 +6,13 @@
 //!
 //! In reading order:
 //! - `engine`: which engine, and whether it can be used (`endpoint` and `config` say where it is);
-//! - `images`: the image of the user's container, and ours (`credentials` for registries);
+//! - `images`: the image of the user's container, and `carried`: ours (`credentials` for registries);
 //! - `sidecar`: the container that owns the network;
 //! - `app`: the user's container, from its creation to its exit code;
-//! - `streams`: its stdin, stdout and stderr (`hijack` is the connection, `frames` the format on it, `terminal`
-//!   what a TTY needs);
+//! - `streams`: its stdin, stdout and stderr (`stdio` is our end, `hijack` the connection, `frames` the format on it,
+//!   `terminal` what a TTY needs);
 //! - `cleanup`: what is left of a session;
-//! - `error`: what an engine refuses, and the cure.
+//! - `error`: what an engine refuses, and the cure (`holder` looks for who has what is taken).
 
 mod app;
 mod carried;

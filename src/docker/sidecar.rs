@@ -48,7 +48,9 @@ pub struct SidecarSpec {
     pub net: NetSpec,
     /// Names by which the members of user-defined networks find the container, such as its `--name`.
     pub aliases: Vec<String>,
-    /// Directory on the host that becomes [`SIDECAR_RUN_DIR`]; absolute, and on this machine.
+    /// Directory on the host that becomes [`SIDECAR_RUN_DIR`]; absolute, and on this machine. Everybody must be able to
+    /// write to it (mode 0777, in a parent that is private): the sidecar's root has no `CAP_DAC_OVERRIDE`, so another
+    /// user's directory is closed to it.
     pub run_dir: PathBuf,
 }
 

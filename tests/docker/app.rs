@@ -70,7 +70,7 @@ async fn ten_mebibytes_go_in_and_come_back_and_the_end_of_stdin_ends_the_app() {
     let spec = AppSpec { interactive: true, ..shell("cat") };
     let mut talk = session.run(&spec, &[]).await.unwrap();
     // Not periodic in any power of two, so that no lost or repeated chunk goes unnoticed.
-    let input: Vec<u8> = (0..10 << 20).map(|at: u32| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let input: Vec<u8> = (0..10 << 20).map(|at: u32| at.wrapping_mul(2_654_435_761).to_be_bytes()[1]).collect();
     let telling = talk.tell(input.clone());
     let said = talk.end().await;
     telling.join().unwrap();

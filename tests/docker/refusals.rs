@@ -93,3 +93,12 @@ async fn an_image_that_cannot_be_had_says_why() {
     let malformed = ensure("Not A Reference", PullPolicy::Missing).await;
     assert_eq!(malformed.code(), Code::Image, "{malformed:?}");
 }
+
+#[tokio::test]
+async fn a_push_without_a_login_reaches_for_the_registry() {
+    let Some(session) = Session::begin().await else { return };
+    // Nobody listens on port 1.
+    let error = session.engine.push_proxy_image("127.0.0.1:1/proxy:test", &reporter()).await.unwrap_err();
+    docker(&["image", "rm", "127.0.0.1:1/proxy:test"]);
+    assert!(matches!(error, EngineError::RegistryUnreachable { .. }), "{error:?}");
+}

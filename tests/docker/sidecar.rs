@@ -53,7 +53,7 @@ async fn an_app_shares_the_sidecars_host_name_hosts_and_resolver() {
         ..Default::default()
     };
     let sidecar = session.engine.start_sidecar(&SidecarSpec { net, ..spec(&session, run_dir.path()) }).await.unwrap();
-    let spec = shell("hostname; grep thing9 /etc/hosts; grep nameserver /etc/resolv.conf");
+    let spec = shell("hostname; grep thing9 /etc/hosts; grep ^nameserver /etc/resolv.conf");
     let said = session.run_in(&sidecar, &spec, &[]).await.unwrap().end().await;
     assert_eq!(String::from_utf8(said.stdout).unwrap(), "servicename-7d4b9\n10.9.8.7\tthing9\nnameserver 192.0.2.53\n");
 }

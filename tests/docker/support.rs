@@ -16,7 +16,7 @@ use tpdocker::settings::AppSpec;
 use tpdocker_protocol::contract::LABEL_SESSION;
 
 /// Long enough for anything that a busy machine with two cores does here.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 const NO_ENGINE: &str = "TPDOCKER_TEST_NO_ENGINE";
 
