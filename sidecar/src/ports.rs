@@ -9,8 +9,8 @@
 //! Sockets bound to a loopback address are the app's private matter, here as in the pod. The sidecar's own listeners
 //! are bound to loopback and so not counted either.
 //!
-//! The kernel is asked by socket diagnostics (sock_diag(7)), which walks listening sockets only; where it lacks them
-//! `/proc/net` has to be read, which lists every connection (proc_pid_net(5)).
+//! The kernel is asked by socket diagnostics (`sock_diag(7)`), which walks listening sockets only; where it lacks them
+//! `/proc/net` has to be read, which lists every connection (`proc_pid_net(5)`).
 
 use std::{
     collections::BTreeSet,
@@ -77,7 +77,7 @@ struct Bound {
 
 impl Watch {
     /// Looks every `interval`, in the network namespace of the calling thread, which has to be within a tokio runtime.
-    /// One look takes some 30 µs and hardly more with many connections, so 100 ms is cheap.
+    /// One look takes about 0.1 ms, however many connections there are, so every 100 ms is cheap.
     pub fn new(interval: Duration) -> io::Result<Self> {
         let mut ticks = tokio::time::interval(interval);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

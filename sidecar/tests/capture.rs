@@ -46,7 +46,7 @@ fn connect(to: SocketAddr) -> Result<(String, TcpStream), Errno> {
     Ok((greeting, stream))
 }
 
-/// As an event loop does it: start, wait until writable, read SO_ERROR.
+/// As an event loop does it: start, wait until writable, read `SO_ERROR`.
 fn connect_without_blocking(to: SocketAddr) -> Result<(), Errno> {
     let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
     socket.set_nonblocking(true).unwrap();
@@ -153,7 +153,7 @@ fn a_slow_dial_holds_one_syn_however_often_it_is_repeated() {
         }
     });
     let deadline = Instant::now() + PATIENCE;
-    while relay.counters.repeated_syns.load(Ordering::Relaxed) < 2 {
+    while relay.counters.repeated_syns.load(Ordering::Relaxed) < 2 || relay.syns_to(repeated) < 2 {
         assert!(Instant::now() < deadline, "repeated SYNs were not recognized");
         std::thread::yield_now();
     }
@@ -302,7 +302,7 @@ fn connections_that_come_in_are_answered_directly() {
             let (mut stream, _) = listener.accept().unwrap();
             let mut request = [0; 4];
             stream.read_exact(&mut request).unwrap();
-            stream.write_all(&[7; 100_000]).unwrap();
+            stream.write_all(&vec![7; 100_000]).unwrap();
         });
         let datagrams = lab.app.run(move || UdpSocket::bind((any, 5353)).unwrap());
         lab.peer.run(move || {
@@ -422,7 +422,7 @@ fn a_connection_older_than_the_rules_is_cut_off() {
 }
 
 #[test]
-fn ipv6_without_a_loopback_address_has_no_route_at_once() {
+fn ipv6_without_a_loopback_address_is_refused_at_once() {
     if skip() {
         return;
     }
@@ -434,10 +434,41 @@ fn ipv6_without_a_loopback_address_has_no_route_at_once() {
     lab.app.run(|| {
         let start = Instant::now();
         let refused = connect(cluster(CLUSTER6, relay::ACCEPTED, 80)).map(|(greeting, _)| greeting);
-        assert_eq!(refused, Err(Errno::ENETUNREACH));
+        assert_eq!(refused, Err(Errno::ECONNREFUSED));
         assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
+        let socket = udp("::");
+        socket.connect(cluster(CLUSTER6, 10, 53)).unwrap();
+        // The kernel tells a sender whose datagram a rule rejects.
+        assert_eq!(socket.send(b"x").unwrap_err().kind(), ErrorKind::PermissionDenied);
         assert!(connect(cluster(CLUSTER4, relay::ACCEPTED, 80)).is_ok());
     });
+    lab.barrier();
+    assert_eq!(sniffer.packets(), Vec::<Vec<u8>>::new());
+}
+
+#[test]
+fn a_syn_that_was_on_its_way_before_the_rules_is_refused_and_not_sent() {
+    if skip() {
+        return;
+    }
+    let lab = Lab::new();
+    let bypass = vec!["10.96.0.0/16".parse().unwrap()];
+    let mut relay = Relay::start(&lab.app, CaptureConfig { bypass, ..CaptureConfig::default() });
+    let to = cluster(CLUSTER4, relay::ACCEPTED, 80);
+    let mut sniffer = lab.sniff();
+    // The peer does not forward, so the SYN is repeated after a second; connection tracking knows the flow by then.
+    let connecting = lab.app.spawn(move || connect(to).map(|(greeting, _)| greeting));
+    let deadline = Instant::now() + PATIENCE;
+    while sniffer.packets().is_empty() {
+        assert!(Instant::now() < deadline, "no SYN on the wire");
+        std::thread::yield_now();
+    }
+    let relay = lab.app.run(move || {
+        relay.rules.set_bypass(&[]).unwrap();
+        relay
+    });
+    assert_eq!(connecting.join().unwrap(), Err(Errno::ECONNREFUSED));
+    assert_eq!(relay.syns_to(to), 1);
     lab.barrier();
     assert_eq!(sniffer.packets(), Vec::<Vec<u8>>::new());
 }

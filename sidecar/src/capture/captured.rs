@@ -136,7 +136,8 @@ impl HeldSyn {
     /// Lets `connect()` fail. ECONNREFUSED is said by a RST, the others by ICMP, which knows EHOSTUNREACH, ENETUNREACH
     /// and "administratively prohibited" (EACCES in IPv6, EHOSTUNREACH in IPv4: Linux reads it so). ETIMEDOUT is
     /// silence: the app's own timer ends it, or its next SYN comes as a new [`HeldSyn`]. Anything else is
-    /// EHOSTUNREACH.
+    /// EHOSTUNREACH. An ICMP error that comes within microseconds of the SYN, while `connect()` still holds its socket,
+    /// is heard only after the SYN's repetition, a second later; a RST always is.
     pub fn refuse(mut self, errno: Errno) {
         self.decide(match errno {
             Errno::ETIMEDOUT => None,

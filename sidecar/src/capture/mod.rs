@@ -100,7 +100,7 @@ pub struct Rules {
 pub enum Ipv6 {
     /// Captured like IPv4.
     Captured,
-    /// Rejected with "no route", since the namespace has no `::1` on which the listener could be.
+    /// Refused at once, since the namespace has no `::1` on which the listener could be.
     Rejected,
     /// The kernel has none, so there is nothing to rule.
     Absent,

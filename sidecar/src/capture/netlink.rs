@@ -1,6 +1,6 @@
 //! Netlink (RFC 3549, netlink(7)): length-prefixed messages of type-length-value attributes in host byte order.
 //!
-//! Three kernel interfaces are spoken here: nf_tables, the packet queue and socket diagnostics. The kernel carries out
+//! Three kernel interfaces are spoken here: `nf_tables`, the packet queue and socket diagnostics. The kernel carries out
 //! what it is sent within the `sendto` call, so its acknowledgements are in the socket when that returns, and no
 //! function here waits; only the packet queue is read asynchronously.
 

@@ -148,10 +148,8 @@ pub(crate) fn unreachable(app: SocketAddr, remote: SocketAddr, errno: Errno) -> 
     let quoted = udp(app, remote, &[])?;
     let mut message = vec![if v4 { 3 } else { 1 }, code, 0, 0, 0, 0, 0, 0];
     message.extend(quoted);
-    let (protocol, pseudo) = match v4 {
-        true => (ICMP, 0),
-        false => (ICMPV6, pseudo_header(remote.ip(), app.ip(), ICMPV6, message.len())?),
-    };
+    let (protocol, pseudo) =
+        if v4 { (ICMP, 0) } else { (ICMPV6, pseudo_header(remote.ip(), app.ip(), ICMPV6, message.len())?) };
     let sum = checksum(pseudo, &message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
     ip(remote.ip(), app.ip(), protocol, &message).map(Some)

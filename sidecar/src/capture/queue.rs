@@ -1,4 +1,4 @@
-//! The kernel's packet queue (`nfnetlink_queue`, linux/netfilter/nfnetlink_queue.h).
+//! The kernel's packet queue (`nfnetlink_queue`, `linux/netfilter/nfnetlink_queue.h`).
 //!
 //! A packet that a rule queues waits in the kernel until it gets a verdict; we are shown a copy. The socket is read
 //! without blocking by whoever wants the next packet, so the kernel's queue is the only buffer there is, and a verdict

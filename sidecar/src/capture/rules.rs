@@ -53,7 +53,8 @@
 //! }
 //! ```
 //! ARP is not IP and passes. Where IPv6 exists but the listener cannot have an address of it, the `hold` chain of `ip6`
-//! rejects everything with "no route", so that apps fall back to IPv4 at once.
+//! rejects everything, so that apps fall back to IPv4 at once: TCP by RST, since an ICMP error that comes while
+//! `connect()` still holds its socket is not heard before the SYN is repeated, and the rest with "no route".
 
 use super::{
     Cidr, Echo,
@@ -191,6 +192,7 @@ impl TableSpec<'_> {
             jump_exempt(),
         ];
         if self.listener.is_none() {
+            rules.push(reset_tcp());
             rules.push(Rule::new("reject with icmpv6 no-route", [reject_with_icmp(codes.net)]));
         } else {
             rules.push(redirected());
@@ -240,7 +242,6 @@ impl TableSpec<'_> {
             let exprs = mark(value).into_iter().chain([reject_with_icmp(code)]);
             Rule::new(format!("meta mark {name} reject with icmp {code}"), exprs)
         };
-        let reset = l4proto(IPPROTO_TCP).into_iter().chain([reject_with_reset()]);
         let rules = vec![
             leaves_through_lo(),
             jump_exempt(),
@@ -248,7 +249,7 @@ impl TableSpec<'_> {
             by_mark("HOST_UNREACHABLE", MARK_HOST_UNREACHABLE, codes.host),
             by_mark("NET_UNREACHABLE", MARK_NET_UNREACHABLE, codes.net),
             by_mark("PROHIBITED", MARK_PROHIBITED, codes.prohibited),
-            Rule::new("meta l4proto tcp reject with tcp reset", reset),
+            reset_tcp(),
         ];
         let base = Base { kind: "filter", hook: Hook::Output, priority: PRIORITY_FILTER, drop: false };
         Chain { name: "refuse", base: Some(base), rules }
@@ -278,6 +279,11 @@ fn jump_exempt() -> Rule {
 fn redirected() -> Rule {
     let exprs = [ct(Ct::Status), and(&STATUS_DNAT.to_ne_bytes()), differs(&[0; 4]), accept()];
     Rule::new("ct status & dnat != 0 accept", exprs)
+}
+
+fn reset_tcp() -> Rule {
+    let exprs = l4proto(IPPROTO_TCP).into_iter().chain([reject_with_reset()]);
+    Rule::new("meta l4proto tcp reject with tcp reset", exprs)
 }
 
 fn oifname() -> Expr {

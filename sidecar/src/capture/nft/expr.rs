@@ -1,4 +1,4 @@
-//! The expressions that rules are made of: nf_tables' instructions (linux/netfilter/nf_tables.h).
+//! The expressions that rules are made of: the instructions of `nf_tables` (`linux/netfilter/nf_tables.h`).
 //!
 //! A rule is a little program: `meta` and the like load something into a register, `cmp` ends the rule unless the
 //! register has the wanted value, and a verdict or a statement comes last.

@@ -1,4 +1,4 @@
-//! A writer of nf_tables rules: just the part of nft(8) that the capture needs, spoken to the kernel directly.
+//! A writer of `nf_tables` rules: just the part of nft(8) that the capture needs, spoken to the kernel directly.
 //!
 //! The image holds nothing but the sidecar, so there is no `nft` to run; and a ruleset that is one value, sent in one
 //! transaction, is either in force as a whole or not at all.
