@@ -3,14 +3,13 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
 
 use bytes::Bytes;
 use tpdocker_protocol::errno::Errno;
 use tpdocker_protocol::frame::StreamId;
 use tpdocker_protocol::mux::Recv;
 
-use crate::core::{Core, Wait};
+use crate::core::{Core, Wait, now};
 
 /// One stream, as chunks. Dropping it without a finish in both directions resets it.
 ///
@@ -92,7 +91,7 @@ impl ReadHalf {
         let chunk = poll_fn(|context| {
             core.update(|state| {
                 if *out > 0 {
-                    state.mux.consumed(*id, std::mem::take(out), Instant::now());
+                    state.mux.consumed(*id, std::mem::take(out), now());
                 }
                 match state.mux.recv(*id) {
                     Ok(Recv::Chunk(chunk)) => Poll::Ready(Ok(Some(chunk))),
@@ -147,6 +146,12 @@ impl WriteHalf {
         let Handle { core, id } = &*self.handle;
         core.update(|state| state.mux.reset(*id, errno));
     }
+
+    /// Like [`Self::reset`], but what is queued still goes out before it, even when the stream is dropped.
+    pub fn finish_with_reset(&mut self, errno: Errno) {
+        let Handle { core, id } = &*self.handle;
+        core.update(|state| state.mux.finish_with_reset(*id, errno));
+    }
 }
 
 // === impl Handle ===
@@ -158,12 +163,12 @@ impl Handle {
 
     pub(crate) async fn failed(&self) -> Errno {
         poll_fn(|context| {
-            self.core.update(|state| match state.mux.failure(self.id) {
-                Some(errno) => Poll::Ready(errno),
-                None => {
-                    state.wait(self.id, Wait::Failed, context);
-                    Poll::Pending
+            self.core.update(|state| {
+                if let Some(errno) = state.mux.failure(self.id) {
+                    return Poll::Ready(errno);
                 }
+                state.wait(self.id, Wait::Failed, context);
+                Poll::Pending
             })
         })
         .await
