@@ -1,0 +1,32 @@
+//! Connections that the app makes: the pod connects where the app wants to, and tells the truth about it.
+
+use tokio::net::TcpStream;
+use tpdocker_protocol::addr::Target;
+use tpdocker_protocol::errno::Errno;
+use tpdocker_tunnel::{Pending, splice};
+
+/// Carries out one open of the sidecar. There is no timeout of our own: the kernel's says ETIMEDOUT, and the app has
+/// its own patience, whose end cancels the open.
+pub(crate) async fn answer(pending: Pending) {
+    let Target::Dial(address) = pending.target() else {
+        tracing::warn!("a sidecar asked a proxy to deliver");
+        pending.refuse(Errno::EPERM);
+        return;
+    };
+    match TcpStream::connect(address.0).await.and_then(without_nagle) {
+        Ok(socket) => {
+            let report = splice(pending.accept(), socket).await;
+            tracing::debug!("connection to {}: {report:?}", address.0);
+        }
+        Err(error) => {
+            tracing::debug!("connection to {}: {error}", address.0);
+            pending.refuse(Errno::from_io(&error));
+        }
+    }
+}
+
+/// The sender's kernel has already decided how to cut the stream into segments; a second Nagle on the way only delays.
+pub(crate) fn without_nagle(socket: TcpStream) -> std::io::Result<TcpStream> {
+    socket.set_nodelay(true)?;
+    Ok(socket)
+}
