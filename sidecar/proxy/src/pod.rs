@@ -66,7 +66,11 @@ fn interface_addresses() -> Result<Vec<IpAddr>, PodError> {
     for interface in nix::ifaddrs::getifaddrs().map_err(PodError::Addresses)? {
         let Some(address) = interface.address else { continue };
         let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-        let v6 = address.as_sockaddr_in6().map(|v6| v6.ip()).filter(|ip| !ip.is_unicast_link_local()).map(IpAddr::V6);
+        let v6 = address
+            .as_sockaddr_in6()
+            .map(nix::sys::socket::SockaddrIn6::ip)
+            .filter(|ip| !ip.is_unicast_link_local())
+            .map(IpAddr::V6);
         found.extend(v4.or(v6).filter(|address| !address.is_loopback()));
     }
     Ok(found)

@@ -25,7 +25,7 @@ use crate::listeners::{any_address, canonical};
 use crate::task::OwnedTask;
 
 /// A socket that was silent for this long is closed. RFC 4787 (REQ-5) forbids less than two minutes.
-pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_mins(2);
 /// Sockets at a time; the idlest makes room for one more. A resolver that takes a fresh port for every query may make
 /// hundreds a second, and each costs a descriptor and some kernel memory.
 const MAX_SOCKETS: usize = 4096;
@@ -99,7 +99,7 @@ impl UdpSockets {
         match sent {
             Ok(()) => (),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                tracing::debug!("datagram to {} dropped", remote.0)
+                tracing::debug!("datagram to {} dropped", remote.0);
             }
             Err(error) => {
                 tracing::debug!("datagram to {}: {error}", remote.0);
