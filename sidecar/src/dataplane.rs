@@ -169,7 +169,8 @@ impl DataPlane {
 
     /// Starts a tunnel over a carrier, in place of an older one: the CLI has a reason to bring a new one.
     pub(crate) fn attach(self: Arc<Self>, carrier: UnixStream) {
-        let (tunnel, events) = Tunnel::start(Side::Sidecar, carrier);
+        let (reader, writer) = carrier.into_split();
+        let (tunnel, events) = Tunnel::start_halves(Side::Sidecar, reader, writer);
         let (generation, older) = self.link.attach(tunnel.clone());
         if let Some(older) = older {
             older.close("replaced by a newer carrier");

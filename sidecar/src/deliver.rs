@@ -33,7 +33,7 @@ async fn connect(port: u16) -> Result<TcpStream, Errno> {
     let loopback = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
     for ip in loopback.into_iter().chain(own_addresses()) {
         match TcpStream::connect(SocketAddr::new(ip, port)).await {
-            Ok(socket) => return socket.set_nodelay(true).map(|()| socket).map_err(|error| Errno::from_io(&error)),
+            Ok(socket) => return Ok(socket),
             Err(error) if is_elsewhere(error.kind()) => (),
             Err(error) => return Err(Errno::from_io(&error)),
         }

@@ -124,10 +124,9 @@ impl Arrivals {
     }
 
     fn hand_over(&self, Connection { stream, app, remote }: Connection) {
-        let nodelay = stream.set_nodelay(true);
-        let unclaimed = match (nodelay, self.with(|waiting| waiting.remove(&(app, remote)))) {
-            (Ok(()), Some(arrival_tx)) => arrival_tx.send(stream).err(),
-            _ => Some(stream),
+        let unclaimed = match self.with(|waiting| waiting.remove(&(app, remote))) {
+            Some(arrival_tx) => arrival_tx.send(stream).err(),
+            None => Some(stream),
         };
         if let Some(stream) = unclaimed {
             tracing::debug!("nobody waits for the connection from {} to {}", app.0, remote.0);

@@ -13,7 +13,11 @@ pub(crate) async fn answer(pending: Pending) {
         pending.refuse(Errno::EPERM);
         return;
     };
-    match TcpStream::connect(address.0).await.and_then(without_nagle) {
+    let connected = tokio::select! {
+        connected = TcpStream::connect(address.0) => connected,
+        () = pending.cancelled() => return tracing::debug!("connection to {}: the app gave up", address.0),
+    };
+    match connected {
         Ok(socket) => {
             let report = splice(pending.accept(), socket).await;
             tracing::debug!("connection to {}: {report:?}", address.0);
@@ -23,10 +27,4 @@ pub(crate) async fn answer(pending: Pending) {
             pending.refuse(Errno::from_io(&error));
         }
     }
-}
-
-/// The sender's kernel has already decided how to cut the stream into segments; a second Nagle on the way only delays.
-pub(crate) fn without_nagle(socket: TcpStream) -> std::io::Result<TcpStream> {
-    socket.set_nodelay(true)?;
-    Ok(socket)
 }

@@ -10,7 +10,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tpdocker_protocol::addr::{ClusterAddr, Target};
 use tpdocker_tunnel::{Tunnel, splice};
 
-use crate::dial::without_nagle;
 use crate::task::OwnedTask;
 
 /// Connections that the kernel holds before they are accepted; the kernel lowers it to `net.core.somaxconn`, which
@@ -94,10 +93,6 @@ async fn accept(listener: TcpListener, port: u16, tunnel: Tunnel) {
 }
 
 async fn deliver(tunnel: Tunnel, port: u16, peer: ClusterAddr, socket: TcpStream) {
-    let socket = match without_nagle(socket) {
-        Ok(socket) => socket,
-        Err(error) => return tracing::debug!("{} left port {port} at once: {error}", peer.0),
-    };
     match tunnel.open(Target::Deliver { port, peer }).await {
         Ok(stream) => {
             let report = splice(stream, socket).await;

@@ -162,7 +162,8 @@ impl Shared {
                 tracing::error!("the older session did not end well: {error}");
             }
         }
-        let (tunnel, events) = Tunnel::start(Side::Proxy, connection);
+        let (reader, writer) = connection.into_split();
+        let (tunnel, events) = Tunnel::start_halves(Side::Proxy, reader, writer);
         tracing::info!("a tunnel is attached");
         let session = session::run(tunnel.clone(), events, Arc::clone(&self.status), self.control_port);
         let session = tokio::spawn(async move { tracing::info!("the tunnel ended: {}", session.await) });
