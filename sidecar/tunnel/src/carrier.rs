@@ -7,13 +7,13 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::buffers::Buffers;
-use crate::core::Core;
+use crate::core::{Core, now};
 
 /// One read of the carrier.
 const READ: usize = 256 << 10;
@@ -27,7 +27,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Carrier → multiplexer, and the time.
 pub(crate) async fn read<R: AsyncRead + Unpin>(core: Arc<Core>, mut carrier: R) {
     let mut buffers = Buffers::new(READ);
-    let mut armed = Instant::now();
+    let mut armed = now();
     let timer = tokio::time::sleep_until(armed.into());
     tokio::pin!(timer);
     loop {
@@ -39,7 +39,7 @@ pub(crate) async fn read<R: AsyncRead + Unpin>(core: Arc<Core>, mut carrier: R) 
                 Ok(0) => return core.carrier_lost("it was closed at the other end".to_owned()),
                 Ok(_) => {
                     let deadline = core.update(|state| {
-                        state.mux.handle_input(buffers.current(), Instant::now());
+                        state.mux.handle_input(buffers.current(), now());
                         state.mux.poll_timeout()
                     });
                     // A timer that fires early finds nothing to do, so it is moved only when it would be late.
@@ -51,7 +51,7 @@ pub(crate) async fn read<R: AsyncRead + Unpin>(core: Arc<Core>, mut carrier: R) 
                 Err(error) => return core.carrier_lost(error.to_string()),
             },
             () = &mut timer => {
-                let now = Instant::now();
+                let now = now();
                 let deadline = core.update(|state| {
                     state.mux.handle_timeout(now);
                     state.mux.poll_timeout()
@@ -79,13 +79,15 @@ pub(crate) async fn write<W: AsyncWrite + Unpin>(core: Arc<Core>, mut carrier: W
         written = write_until_end(&core, &mut carrier) => written,
         () = async {
             // The sender is in `core` and lives as long as this.
-            let _ended = end.wait_for(Option::is_some).await.is_ok();
+            let _: bool = end.wait_for(Option::is_some).await.is_ok();
             tokio::time::sleep(LAST_WORDS).await;
         } => return,
     };
     if let Err(error) = written {
         // Why the other end stopped reading may be among what it has written.
-        let _told = tokio::time::timeout(LAST_WORDS, end.wait_for(Option::is_some)).await;
+        // The guard that this yields must not live on: announcing the end would wait for it.
+        let told = tokio::time::timeout(LAST_WORDS, end.wait_for(Option::is_some)).await.is_ok();
+        tracing::debug!(%error, told, "the carrier takes no more");
         core.carrier_lost(error.to_string());
     }
 }

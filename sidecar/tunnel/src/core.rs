@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
+use std::time::Instant;
 
 use tokio::sync::{Notify, watch};
 use tpdocker_protocol::errno::Errno;
@@ -35,6 +36,7 @@ pub(crate) struct State {
     events_dropped: bool,
     /// What became of the carrier, if that is what ended the tunnel.
     carrier: Option<String>,
+    announced: bool,
 }
 
 /// Who waits for one stream.
@@ -56,18 +58,24 @@ pub(crate) enum Wait {
     Failed,
 }
 
+/// The runtime's clock, which tests may hold.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 // === impl Core ===
 
 impl Core {
     pub(crate) fn new(side: Side) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
-                mux: Mux::new(side, std::time::Instant::now()),
+                mux: Mux::new(side, now()),
                 writer_sleeps: false,
                 wakers: HashMap::new(),
                 events: None,
                 events_dropped: false,
                 carrier: None,
+                announced: false,
             }),
             writer: Notify::new(),
             stop: Notify::new(),
@@ -84,29 +92,18 @@ impl Core {
         state.collect(&mut wake);
         let wake_writer =
             (state.mux.wants_transmit() || state.mux.ended().is_some()) && std::mem::take(&mut state.writer_sleeps);
-        let ended = state.mux.ended().map(|end| state.closed(end));
+        let ended = if state.announced { None } else { state.mux.ended().map(|end| state.closed(end)) };
+        state.announced |= ended.is_some();
         drop(state);
         wake.into_iter().for_each(Waker::wake);
         if wake_writer {
             self.writer.notify_one();
         }
         if let Some(closed) = ended {
-            self.announce(closed);
-        }
-        result
-    }
-
-    fn announce(&self, closed: Closed) {
-        let first = self.ended.send_if_modified(|ended| {
-            let first = ended.is_none();
-            if first {
-                *ended = Some(closed);
-            }
-            first
-        });
-        if first {
+            self.ended.send_replace(Some(closed));
             self.stop.notify_one();
         }
+        result
     }
 
     pub(crate) fn watch_end(&self) -> watch::Receiver<Option<Closed>> {

@@ -3,13 +3,12 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
 
 use tpdocker_protocol::addr::Target;
 use tpdocker_protocol::errno::Errno;
 use tpdocker_protocol::frame::StreamId;
 
-use crate::core::{Core, Wait};
+use crate::core::{Core, Wait, now};
 use crate::stream::{Handle, Stream};
 use crate::tunnel::Closed;
 
@@ -25,7 +24,7 @@ pub enum OpenError {
 }
 
 pub(crate) async fn open(core: &Arc<Core>, target: Target) -> Result<Stream, OpenError> {
-    let opened = match core.update(|state| state.mux.open(target, Instant::now())) {
+    let opened = match core.update(|state| state.mux.open(target, now())) {
         Ok(id) => {
             // From here on, dropping the future drops the handle, which takes the open back.
             let handle = Handle::new(core, id);

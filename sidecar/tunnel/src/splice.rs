@@ -64,7 +64,8 @@ pub async fn splice(stream: Stream, socket: TcpStream) -> SpliceReport {
         Err(reset) => {
             let (Reset::Socket(errno) | Reset::Stream(errno)) = reset;
             if matches!(reset, Reset::Socket(_)) {
-                write.reset(errno);
+                // What the app wrote before it reset the connection is the other end's to read.
+                write.finish_with_reset(errno);
             }
             if let Err(error) = socket.set_zero_linger() {
                 tracing::debug!(%error, "a socket cannot be reset, it is closed");

@@ -3,14 +3,13 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
 
 use bytes::Bytes;
 use tpdocker_protocol::errno::Errno;
 use tpdocker_protocol::frame::StreamId;
 use tpdocker_protocol::mux::Recv;
 
-use crate::core::{Core, Wait};
+use crate::core::{Core, Wait, now};
 
 /// One stream, as chunks. Dropping it without a finish in both directions resets it.
 ///
@@ -92,7 +91,7 @@ impl ReadHalf {
         let chunk = poll_fn(|context| {
             core.update(|state| {
                 if *out > 0 {
-                    state.mux.consumed(*id, std::mem::take(out), Instant::now());
+                    state.mux.consumed(*id, std::mem::take(out), now());
                 }
                 match state.mux.recv(*id) {
                     Ok(Recv::Chunk(chunk)) => Poll::Ready(Ok(Some(chunk))),
@@ -146,6 +145,12 @@ impl WriteHalf {
     pub fn reset(&mut self, errno: Errno) {
         let Handle { core, id } = &*self.handle;
         core.update(|state| state.mux.reset(*id, errno));
+    }
+
+    /// Like [`Self::reset`], but what is queued still goes out before it, even when the stream is dropped.
+    pub fn finish_with_reset(&mut self, errno: Errno) {
+        let Handle { core, id } = &*self.handle;
+        core.update(|state| state.mux.finish_with_reset(*id, errno));
     }
 }
 

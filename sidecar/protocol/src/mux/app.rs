@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::limits::MAX_STREAMS;
 use super::liveness::Liveness;
-use super::stream::{Phase, Stream};
+use super::stream::{Last, Phase, Stream};
 use super::{Mux, Recv};
 use crate::addr::{AppAddr, ClusterAddr, Port, Target};
 use crate::control::PortFailure;
@@ -71,7 +71,7 @@ impl Mux {
         if let Some(errno) = stream.failed {
             return Err(errno);
         }
-        if stream.send.fin {
+        if stream.send.last.is_some() {
             return Err(Errno::EPIPE);
         }
         stream.send.push(data);
@@ -82,8 +82,20 @@ impl Mux {
     /// Nothing more will be sent; what is queued still goes out.
     pub fn finish(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(&id) {
-            stream.send.fin = true;
+            stream.send.last.get_or_insert(Last::Fin);
             self.schedule(id);
+        }
+    }
+
+    /// Like [`Self::reset`], but the other end gets what is queued first: that is what a socket does whose peer wrote,
+    /// closed without reading, and so reset the connection behind its answer.
+    pub fn finish_with_reset(&mut self, id: StreamId, errno: Errno) {
+        match self.streams.get_mut(&id) {
+            Some(stream) if stream.send.queued > 0 && stream.failed.is_none() => {
+                stream.send.last = Some(Last::Reset(errno));
+                self.schedule(id);
+            }
+            _ => self.reset(id, errno),
         }
     }
 
@@ -134,8 +146,8 @@ impl Mux {
         self.control(&frame);
     }
 
-    /// The app lets go of a stream. If both ends have finished and everything was read, what is queued still goes out;
-    /// otherwise the stream is reset with `ECONNRESET`, or, if it was never accepted, taken back with `ECONNABORTED`.
+    /// The app lets go of a stream. If both ends have finished and everything was read, or after
+    /// [`Self::finish_with_reset`], what is queued still goes out; otherwise the stream is reset with `ECONNRESET`, or, if it was never accepted, taken back with `ECONNABORTED`.
     pub fn release(&mut self, id: StreamId) {
         let Some(stream) = self.streams.get_mut(&id) else { return };
         stream.released = true;
@@ -178,5 +190,9 @@ impl Mux {
 
 /// Both ends have said their last word and it was heard.
 fn is_done(stream: &Stream) -> bool {
-    stream.phase == Phase::Open && stream.send.fin && stream.recv.fin && stream.recv.queue.is_empty()
+    match stream.send.last {
+        Some(Last::Fin) => stream.recv.fin && stream.recv.queue.is_empty(),
+        Some(Last::Reset(_)) => true,
+        None => false,
+    }
 }

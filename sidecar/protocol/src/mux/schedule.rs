@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 
 use super::limits::{COPY_SEND, GATHER, QUANTUM, SEND_QUEUE, SMALL, SMALL_BURST};
+use super::stream::Last;
 use super::{Mux, Ready};
 use crate::frame::{Frame, HEADER, StreamId, put_data_header};
 
@@ -145,9 +146,14 @@ impl Mux {
                 self.scheduler.pieces.push_back(chunk);
             }
         }
-        if send.queued == 0 && send.fin && !send.fin_sent {
-            send.fin_sent = true;
-            Frame::Fin { stream: id }.encode(&mut self.scheduler.gather);
+        let last = if send.queued == 0 && !send.fin_sent { send.last } else { None };
+        match last {
+            Some(Last::Fin) => {
+                send.fin_sent = true;
+                Frame::Fin { stream: id }.encode(&mut self.scheduler.gather);
+            }
+            Some(Last::Reset(errno)) => Frame::Reset { stream: id, errno }.encode(&mut self.scheduler.gather),
+            None => {}
         }
         if send.waiting && send.queued < SEND_QUEUE {
             send.waiting = false;
@@ -157,7 +163,10 @@ impl Mux {
             stream.send.scheduled = true;
             self.scheduler.bulk.push_back(id);
         }
-        self.forget_if_over(id);
+        match last {
+            Some(Last::Reset(errno)) => self.fail(id, errno),
+            _ => self.forget_if_over(id),
+        }
         length
     }
 }

@@ -47,6 +47,13 @@ impl Stream {
     }
 }
 
+/// How a direction ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Last {
+    Fin,
+    Reset(Errno),
+}
+
 /// The direction towards the other end.
 #[derive(Debug)]
 pub(super) struct Sending {
@@ -54,8 +61,9 @@ pub(super) struct Sending {
     pub(super) queued: usize,
     /// What the other end still lets us send.
     pub(super) credit: u32,
-    /// The app has finished.
-    pub(super) fin: bool,
+    /// The app has said its last word, which goes out behind what is queued.
+    pub(super) last: Option<Last>,
+    /// That word was FIN and has been sent.
     pub(super) fin_sent: bool,
     /// In one of the scheduler's lists.
     pub(super) scheduled: bool,
@@ -69,7 +77,7 @@ impl Default for Sending {
             queue: VecDeque::new(),
             queued: 0,
             credit: INITIAL_WINDOW,
-            fin: false,
+            last: None,
             fin_sent: false,
             scheduled: false,
             waiting: false,
@@ -79,7 +87,7 @@ impl Default for Sending {
 
 impl Sending {
     fn is_sendable(&self) -> bool {
-        if self.queued == 0 { self.fin && !self.fin_sent } else { self.credit > 0 }
+        if self.queued == 0 { self.last.is_some() && !self.fin_sent } else { self.credit > 0 }
     }
 
     /// Takes as much of `data` as there is room for.
