@@ -1,14 +1,14 @@
 //! The data plane with everything real: kernel rules, two namespaces, a proxy. The app is this test's own sockets.
 
-mod support;
+mod plane;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
-use support::namespace::Namespace;
-use support::{CLUSTER_IP, CONTAINER_IP, Cluster, PATIENCE, Sidecar, connected, eventually};
+use plane::namespace::Namespace;
+use plane::{CLUSTER_IP, CONTAINER_IP, Cluster, PATIENCE, Sidecar, connected, eventually};
 use tpdocker_protocol::addr::{Port, Transport};
 use tpdocker_protocol::control::{SidecarConfig, SidecarReply, SidecarRequest};
 

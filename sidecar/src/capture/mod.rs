@@ -1,27 +1,56 @@
-//! Capture (signatures first; bodies follow).
+//! Capture: everything in the sidecar that touches the kernel's packet path.
 //!
-//! ```ignore
-//! let Capture { rules, mut captured, redirected, injector } = Capture::install(&CaptureConfig::default())?;
-//! // task 1: loop { match captured.next().await? { Captured::Tcp(held) => .., Captured::Udp { app, remote, payload } => .. } }
-//! // task 2: loop { let Connection { stream, app, remote } = redirected.accept().await?; match it with what was accepted }
+//! A `connect()` of the app is not answered before the cluster has answered: its SYN is held in a queue of the kernel
+//! while the proxy dials. Then either the SYN is let through and redirected to a listener here, and the data runs over
+//! the kernel's own TCP, or the kernel refuses it with the same error. Datagrams are copied out of the queue and their
+//! answers injected. What neither concerns the cluster nor is exempt does not leave the namespace, with or without this
+//! process. The rules are in [`rules`], in nft's language.
+//!
+//! Everything happens in the network namespace of the thread that calls [`Capture::install`], and needs the
+//! capabilities `NET_ADMIN` and `NET_RAW` there, nothing else.
+//!
+//! ```no_run
+//! # use tpdocker_sidecar::capture::*;
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! let Capture { rules, mut captured, redirected, injector, .. } = Capture::install(&CaptureConfig::default())?;
+//! tracing::info!(kind = rules.kind(), ipv6 = ?rules.ipv6(), "capturing");
+//! match captured.next().await? {
+//!     Captured::Tcp(held) => held.accept(), // and it shows up at `redirected.accept()`
+//!     Captured::Udp { app, remote, payload } => injector.udp_reply(app, remote, &payload)?,
+//! }
+//! # Ok(()) }
 //! ```
-use std::{io, net::IpAddr, sync::Arc};
 
-use bytes::Bytes;
-use tokio::net::TcpStream;
-use tpdocker_protocol::{
-    addr::{AppAddr, ClusterAddr},
-    errno::Errno,
+mod captured;
+mod cidr;
+mod counters;
+mod injector;
+pub(crate) mod netlink;
+mod nft;
+mod packet;
+mod queue;
+mod reactor;
+mod redirected;
+mod rules;
+
+use std::{io, path::Path, sync::Arc};
+
+use nix::errno::Errno as OsErrno;
+
+pub use self::{
+    captured::{Captured, CapturedPackets, HeldSyn, MAX_HELD_SYNS},
+    cidr::{Cidr, CidrError},
+    counters::Counters,
+    injector::Injector,
+    redirected::{Connection, Redirected},
+};
+use self::{
+    nft::{Family, Refusal},
+    rules::{QueueKind, TableSpec},
 };
 
-/// A network in CIDR notation (`FromStr`, `Display`); parse `SidecarConfig::bypass` with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Cidr {
-    /// Network address, host bits zero.
-    pub network: IpAddr,
-    /// Length of the prefix.
-    pub prefix: u8,
-}
+/// More networks than a person declares; each is a rule that packets pass one after the other.
+pub const MAX_BYPASS: usize = 256;
 
 /// What becomes of an ICMP echo request of the app; neither way does it leave the namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -36,132 +65,196 @@ pub enum Echo {
 /// What to capture.
 #[derive(Debug, Clone, Default)]
 pub struct CaptureConfig {
-    /// Networks reached directly.
+    /// Networks that the app reaches directly, at most [`MAX_BYPASS`].
     pub bypass: Vec<Cidr>,
-    /// ICMP echo.
+    /// What becomes of `ping`.
     pub echo: Echo,
 }
 
-/// Everything; take the fields apart, each goes to a task of its own.
+/// A capture in force. Its parts belong to different tasks: take it apart.
+#[derive(Debug)]
 pub struct Capture {
-    /// The rules in the kernel. They stay when this is dropped or the process dies.
+    /// The rules, which stay in the kernel when this is dropped and when the process dies.
     pub rules: Rules,
     /// What the app sends.
     pub captured: CapturedPackets,
-    /// Connections whose SYN was accepted.
+    /// Connections that were accepted.
     pub redirected: Redirected,
-    /// The way back.
+    /// The way back for what is not TCP.
     pub injector: Injector,
-}
-
-impl Capture {
-    /// In the calling thread's namespace, within a tokio runtime; blocks for some milliseconds. Idempotent.
-    pub fn install(_config: &CaptureConfig) -> Result<Self, CaptureError> {
-        Err(CaptureError::Later)
-    }
-}
-
-/// Why not.
-#[derive(Debug, thiserror::Error)]
-pub enum CaptureError {
-    /// Later.
-    #[error("later")]
-    Later,
+    /// What had to be dropped.
+    pub counters: Arc<Counters>,
 }
 
 /// The rules in the kernel.
-pub struct Rules;
-
-impl Rules {
-    /// `nft queue` or `xt NFQUEUE`.
-    pub fn kind(&self) -> &'static str {
-        "later"
-    }
-
-    /// Replaces the bypass networks, atomically; flows that run are not touched.
-    pub fn set_bypass(&mut self, _bypass: &[Cidr]) -> Result<(), CaptureError> {
-        Err(CaptureError::Later)
-    }
+#[derive(Debug)]
+pub struct Rules {
+    config: CaptureConfig,
+    queue: QueueKind,
+    port: u16,
+    ipv6: Ipv6,
 }
 
-/// What the app sends.
-pub struct CapturedPackets;
-
-impl CapturedPackets {
-    /// The next one. Cancel-safe. An error is fatal for the capture (the kernel's queue is gone).
-    #[expect(clippy::unused_async, reason = "signature")]
-    pub async fn next(&mut self) -> io::Result<Captured> {
-        Err(io::ErrorKind::Unsupported.into())
-    }
+/// What becomes of IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ipv6 {
+    /// Captured like IPv4.
+    Captured,
+    /// Refused at once, since the namespace has no `::1` on which the listener could be.
+    Rejected,
+    /// The kernel has none, so there is nothing to rule.
+    Absent,
 }
 
-/// Something that the app wants to send to the cluster.
-pub enum Captured {
-    /// The app is in `connect()`.
-    Tcp(HeldSyn),
-    /// One datagram, already gone from the kernel; ports within the addresses.
-    Udp {
-        /// From.
-        app: AppAddr,
-        /// To.
-        remote: ClusterAddr,
-        /// At most 65,503 bytes.
-        payload: Bytes,
+/// Why packets cannot be captured.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// No `CAP_NET_ADMIN`, or no `CAP_NET_RAW`.
+    #[error("capturing packets needs the capabilities NET_ADMIN and NET_RAW in the container's network namespace")]
+    NotPermitted(#[source] io::Error),
+    /// Neither way of queueing is in the kernel.
+    #[error(
+        "the engine's kernel cannot queue packets: it has neither nft's queue (CONFIG_NFT_QUEUE, module nft_queue) nor \
+         iptables' NFQUEUE for nft (CONFIG_NFT_COMPAT and CONFIG_NETFILTER_XT_TARGET_NFQUEUE, modules nft_compat and \
+         xt_NFQUEUE)"
+    )]
+    NoQueueRule(#[source] io::Error),
+    /// The kernel has nobody to hand queued packets to.
+    #[error("the engine's kernel has no packet queue (CONFIG_NETFILTER_NETLINK_QUEUE, module nfnetlink_queue)")]
+    NoQueue(#[source] io::Error),
+    /// Another process has it.
+    #[error("another process in the container's network namespace has taken packet queue 0 or 1")]
+    QueueTaken(#[source] io::Error),
+    /// A rule or what it stands in.
+    #[error("the engine's kernel refused {step}, which needs {needs}")]
+    Rule {
+        /// What was asked, as nft text.
+        step: String,
+        /// Kernel options and their modules.
+        needs: String,
+        /// Its answer.
+        source: io::Error,
+    },
+    /// More than [`MAX_BYPASS`].
+    #[error("{0} bypass networks are more than {MAX_BYPASS}")]
+    TooManyBypass(usize),
+    /// Something else.
+    #[error("cannot {action}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: io::Error,
     },
 }
 
-/// A held SYN. Dropped without an answer it is refused with EHOSTUNREACH.
-pub struct HeldSyn {
-    /// The app's socket.
-    pub app: AppAddr,
-    /// Where to.
-    pub remote: ClusterAddr,
-    _later: Arc<()>,
-}
+// === impl Capture ===
 
-impl HeldSyn {
-    /// Lets it through to [`Redirected`], where the connection (same `app` and `remote`) shows up within microseconds:
-    /// register what waits for it *before* the call. It never shows up if the app has given up: time out after some seconds.
-    pub fn accept(self) {}
-
-    /// `connect()` fails with this. ETIMEDOUT is silence, the app's own timer ends it.
-    pub fn refuse(self, _errno: Errno) {}
-}
-
-/// The listener behind the redirect.
-pub struct Redirected;
-
-/// A connection of the app, established.
-pub struct Connection {
-    /// Its data.
-    pub stream: TcpStream,
-    /// The app's socket, equal to [`HeldSyn::app`].
-    pub app: AppAddr,
-    /// What the app connected to, equal to [`HeldSyn::remote`].
-    pub remote: ClusterAddr,
-}
-
-impl Redirected {
-    /// The next one. Cancel-safe. One that nobody waits for (a SYN sent twice around an abort) has to be closed.
-    #[expect(clippy::unused_async, reason = "signature")]
-    pub async fn accept(&self) -> io::Result<Connection> {
-        Err(io::ErrorKind::Unsupported.into())
+impl Capture {
+    /// Starts capturing in the calling thread's network namespace; within a tokio runtime. What an earlier call or
+    /// process has installed is replaced, in one transaction: no packet leaks in between.
+    pub fn install(config: &CaptureConfig) -> Result<Self, CaptureError> {
+        let counters = Arc::<Counters>::default();
+        let kernel_has_ipv6 = Path::new("/proc/net/if_inet6").exists();
+        let injector = Injector::open(kernel_has_ipv6).map_err(io_error("open a raw socket"))?;
+        let redirected =
+            Redirected::bind(Arc::clone(&counters)).map_err(io_error("listen on the namespace's loopback"))?;
+        let captured = CapturedPackets::bind(Arc::clone(&counters)).map_err(queue_error)?;
+        let ipv6 = match (kernel_has_ipv6, redirected.has_ipv6()) {
+            (false, _) => Ipv6::Absent,
+            (true, false) => Ipv6::Rejected,
+            (true, true) => Ipv6::Captured,
+        };
+        let rules = Rules { config: config.clone(), queue: QueueKind::Nft, port: redirected.port(), ipv6 };
+        Ok(Self { rules: rules.install()?, captured, redirected, injector, counters })
     }
 }
 
-/// The way back for what is not TCP. Cheap to clone, never blocks.
-#[derive(Clone)]
-pub struct Injector;
+// === impl Rules ===
 
-impl Injector {
-    /// A datagram from `remote` to the app's socket.
-    pub fn udp_reply(&self, _app: AppAddr, _remote: ClusterAddr, _payload: &[u8]) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+impl Rules {
+    /// How packets are held: `nft queue` or `xt NFQUEUE`.
+    pub fn kind(&self) -> &'static str {
+        match self.queue {
+            QueueKind::Nft => "nft queue",
+            QueueKind::Xt => "xt NFQUEUE",
+        }
     }
 
-    /// Tells the app's connected UDP socket that its datagrams to `remote` fail with `errno`
-    /// (ECONNREFUSED, EHOSTUNREACH, ENETUNREACH, EPERM/EACCES; others are silently ignored).
-    pub fn unreachable(&self, _app: AppAddr, _remote: ClusterAddr, _errno: Errno) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
+    /// What becomes of IPv6.
+    pub fn ipv6(&self) -> Ipv6 {
+        self.ipv6
     }
+
+    /// Replaces the bypass networks, in one transaction. Redirected connections go on; those to a network that is no
+    /// longer bypassed are cut off.
+    pub fn set_bypass(&mut self, bypass: &[Cidr]) -> Result<(), CaptureError> {
+        let config = CaptureConfig { bypass: bypass.to_vec(), echo: self.config.echo };
+        self.commit(self.queue, &config)?.map_err(rule_error)?;
+        self.config = config;
+        Ok(())
+    }
+
+    /// Probes for nft's queue first, then for iptables'. A kernel refuses a transaction as a whole, so what it refuses
+    /// leaves no trace.
+    fn install(mut self) -> Result<Self, CaptureError> {
+        for (kind, expression) in [(QueueKind::Nft, "queue"), (QueueKind::Xt, "target")] {
+            self.queue = kind;
+            match self.commit(kind, &self.config)? {
+                Ok(()) => return Ok(self),
+                Err(refusal) if !refusal.expressions.contains(&expression) => return Err(rule_error(refusal)),
+                Err(refusal) if kind == QueueKind::Xt => return Err(CaptureError::NoQueueRule(refusal.source)),
+                Err(refusal) => tracing::debug!(error = %refusal.source, "no nft queue, trying xt NFQUEUE"),
+            }
+        }
+        unreachable!("the last kind returns")
+    }
+
+    fn commit(&self, queue: QueueKind, config: &CaptureConfig) -> Result<Result<(), Refusal>, CaptureError> {
+        let CaptureConfig { bypass, echo } = config;
+        if bypass.len() > MAX_BYPASS {
+            return Err(CaptureError::TooManyBypass(bypass.len()));
+        }
+        let spec = TableSpec { family: Family::Ip, queue, listener: Some(self.port), bypass, echo: *echo };
+        let mut tables = vec![spec.table()];
+        if self.ipv6 != Ipv6::Absent {
+            let listener = (self.ipv6 == Ipv6::Captured).then_some(self.port);
+            tables.push(TableSpec { family: Family::Ip6, listener, ..spec }.table());
+        }
+        Ok(nft::replace(&tables))
+    }
+}
+
+// === errors ===
+
+fn io_error(action: &'static str) -> impl FnOnce(io::Error) -> CaptureError {
+    move |source| match source.kind() {
+        io::ErrorKind::PermissionDenied => CaptureError::NotPermitted(source),
+        _ => CaptureError::Io { action, source },
+    }
+}
+
+fn queue_error(source: io::Error) -> CaptureError {
+    match source.raw_os_error().map(OsErrno::from_raw) {
+        Some(OsErrno::EPERM | OsErrno::EACCES) => CaptureError::NotPermitted(source),
+        Some(OsErrno::EBUSY) => CaptureError::QueueTaken(source),
+        Some(OsErrno::EPROTONOSUPPORT | OsErrno::EOPNOTSUPP | OsErrno::EINVAL) => CaptureError::NoQueue(source),
+        _ => CaptureError::Io { action: "bind the packet queue", source },
+    }
+}
+
+fn rule_error(refusal: Refusal) -> CaptureError {
+    let Refusal { step, expressions, source } = refusal;
+    if source.raw_os_error() == Some(OsErrno::EPERM as i32) {
+        return CaptureError::NotPermitted(source);
+    }
+    let mut needs =
+        vec!["nf_tables with IPv4, IPv6 and nat (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV4, _IPV6, CONFIG_NFT_NAT)"];
+    needs.extend(expressions.iter().filter_map(|name| match *name {
+        "ct" | "notrack" => Some("connection tracking (CONFIG_NFT_CT, module nft_ct)"),
+        "redir" => Some("redirection (CONFIG_NFT_REDIR, module nft_redir)"),
+        "reject" => Some("rejection (CONFIG_NFT_REJECT_IPV4 and _IPV6, modules nft_reject_ipv4 and nft_reject_ipv6)"),
+        _ => None,
+    }));
+    CaptureError::Rule { step, needs: needs.join(", "), source }
 }

@@ -1,227 +1,221 @@
-//! A sidecar process in a namespace as Docker would give it, a proxy in another one that is "the cluster", and the
-//! pump between them that is the CLI's work otherwise.
+//! A laptop in miniature for tests of the capture: two network namespaces joined by a veth pair.
+//!
+//! `app` stands for the container's namespace, `peer` for everything around it, its default gateway included. All of it
+//! is gone when the last descriptor is closed.
 
-pub mod namespace;
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, ErrorKind, Read},
+    net::{SocketAddr, UdpSocket},
+    os::fd::AsRawFd,
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    thread,
+    time::Duration,
+};
 
-use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::{Duration, Instant};
+use nix::sched::{CloneFlags, setns, unshare};
+use socket2::{Domain, Protocol, Socket, Type};
 
-use ed25519_dalek::SigningKey;
-use namespace::Namespace;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::oneshot;
-use tpdocker_protocol::admission::{Challenge, Role};
-use tpdocker_protocol::contract::{SIDECAR_CARRIER, SIDECAR_CONTROL, SIDECAR_SOCKET};
-use tpdocker_protocol::control::{SidecarConfig, SidecarReply, SidecarRequest, SidecarStatus};
-use tpdocker_proxy::server::{Config, Server};
-use tpdocker_sidecar::health;
-use tpdocker_tunnel::messages::Messages;
+pub mod relay;
 
-/// Longer than anything here takes; what is not there by then never comes.
-pub const PATIENCE: Duration = Duration::from_secs(15);
-/// An address that only the cluster has.
-pub const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
-/// The container's address on the engine's network.
-pub const CONTAINER_IP: Ipv4Addr = Ipv4Addr::new(172, 31, 9, 2);
-const SESSION: &str = "s-test";
+pub const APP4: &str = "172.31.9.2";
+pub const PEER4: &str = "172.31.9.1";
+pub const APP6: &str = "fd00:9::2";
+pub const PEER6: &str = "fd00:9::1";
+/// A cluster of nobody: its last octet tells the fake relay what to answer.
+pub const CLUSTER4: &str = "10.96.0.";
+pub const CLUSTER6: &str = "fd00:96::";
+/// No blocking call of a test takes longer unless something is broken.
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Waits until `probe` gives something.
-pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = probe() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "never happened: {what}");
-        std::thread::sleep(Duration::from_millis(10));
+const APP_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+const BARRIER_PORT: u16 = 7007;
+
+/// Says why and answers true if this process may not make namespaces.
+pub fn skip() -> bool {
+    let skip = !nix::unistd::geteuid().is_root();
+    if skip {
+        println!("skipped: network namespaces need root");
     }
+    skip
 }
 
-/// The holder with its data plane, in a container's place.
-pub struct Sidecar {
-    pub namespace: Arc<Namespace>,
-    pub files: tempfile::TempDir,
-    holder: Child,
-}
+/// A network namespace.
+#[derive(Clone)]
+pub struct Namespace(Arc<File>);
 
-impl Sidecar {
-    /// Starts `tpdocker-sidecar hold` where `/run/tpdocker`, `resolv.conf` and `hosts` are mounts, as under Docker.
-    pub fn start() -> Self {
-        let namespace = Arc::new(Namespace::new());
-        // A way out, so that what is not captured would leave: into the void, here.
-        namespace.ip("link add eth0 type dummy");
-        namespace.ip(&format!("addr add {CONTAINER_IP}/24 dev eth0"));
-        namespace.ip("link set eth0 up");
-        namespace.ip("route add default via 172.31.9.1");
-        let files = tempfile::tempdir().unwrap();
-        std::fs::write(files.path().join("resolv.conf"), "nameserver 127.0.0.11\n").unwrap();
-        std::fs::write(files.path().join("hosts"), "127.0.0.1\tlocalhost\n").unwrap();
-        std::fs::create_dir(files.path().join("run")).unwrap();
-        let script = "mount --bind $DIR/resolv.conf /etc/resolv.conf && mount --bind $DIR/hosts /etc/hosts \
-                      && mount -t tmpfs none /run && mkdir /run/tpdocker && mount --bind $DIR/run /run/tpdocker \
-                      && exec $SIDECAR hold --log debug";
-        let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", script]).env("DIR", files.path());
-        command.env("SIDECAR", env!("CARGO_BIN_EXE_tpdocker-sidecar"));
-        let holder = namespace.run(|| command.spawn()).unwrap();
-        let sidecar = Self { namespace, files, holder };
-        eventually("the data plane listens", || std::os::unix::net::UnixStream::connect(sidecar.socket()).ok());
-        sidecar
+impl Namespace {
+    fn new() -> Self {
+        let make = || {
+            unshare(CloneFlags::CLONE_NEWNET).unwrap();
+            File::open("/proc/thread-self/ns/net").unwrap()
+        };
+        Self(Arc::new(thread::spawn(make).join().unwrap()))
     }
 
-    pub fn socket(&self) -> PathBuf {
-        self.files.path().join("run").join(SIDECAR_SOCKET)
-    }
-
-    pub fn file(&self, name: &str) -> String {
-        std::fs::read_to_string(self.files.path().join(name)).unwrap()
-    }
-
-    pub fn is_healthy(&self) -> bool {
-        health::check(&self.socket()).is_ok()
-    }
-
-    /// The data plane's process, of the holder that became of the shell.
-    pub fn data_plane(&self) -> Option<Pid> {
-        let holder = self.holder.id();
-        let children = std::fs::read_to_string(format!("/proc/{holder}/task/{holder}/children")).ok()?;
-        children.split_whitespace().next()?.parse().ok().map(Pid::from_raw)
-    }
-
-    /// Sends the request and returns the first answer.
-    pub fn ask(&self, request: &SidecarRequest) -> SidecarReply {
-        runtime().block_on(async {
-            let mut socket = UnixStream::connect(self.socket()).await.unwrap();
-            socket.write_u8(SIDECAR_CONTROL).await.unwrap();
-            let mut messages = Messages::new(socket);
-            messages.send(request).await.unwrap();
-            messages.receive().await.unwrap().expect("an answer")
+    /// Runs `f` in a thread that lives in the namespace.
+    pub fn spawn<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> thread::JoinHandle<T> {
+        let fd = Arc::clone(&self.0);
+        thread::spawn(move || {
+            setns(&*fd, CloneFlags::CLONE_NEWNET).unwrap();
+            f()
         })
     }
 
-    pub fn configure(&self) {
-        let config = SidecarConfig {
-            resolv_conf: Some("search staging.svc.cluster.local\nnameserver 10.96.0.10\n".to_owned()),
-            extra_hosts: vec!["10.0.0.1 alias".to_owned()],
-            bypass: vec!["172.31.9.0/24".to_owned()],
-        };
-        assert_eq!(self.ask(&SidecarRequest::Configure(config)), SidecarReply::Configured);
+    /// The same, and waits for it.
+    pub fn run<T: Send + 'static>(&self, f: impl FnOnce() -> T + Send + 'static) -> T {
+        self.spawn(f).join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    pub fn status(&self) -> SidecarStatus {
-        match self.ask(&SidecarRequest::Watch) {
-            SidecarReply::Status(status) => status,
-            other => panic!("not a status: {other:?}"),
+    /// Runs commands of iproute2, one a line.
+    pub fn ip(&self, commands: &str) {
+        let commands = commands.to_owned();
+        self.run(move || {
+            for line in commands.lines().map(str::trim).filter(|line| !line.is_empty()) {
+                let output = Command::new("ip").args(line.split(' ')).output().unwrap();
+                assert!(output.status.success(), "ip {line}: {}", String::from_utf8_lossy(&output.stderr));
+            }
+        });
+    }
+
+    fn sysctl(&self, name: &str, value: &str) {
+        let (path, value) = (format!("/proc/sys/net/{name}"), value.to_owned());
+        self.run(move || std::fs::write(path, value).unwrap());
+    }
+}
+
+/// Both namespaces.
+pub struct Lab {
+    pub app: Namespace,
+    pub peer: Namespace,
+}
+
+impl Lab {
+    pub fn new() -> Self {
+        let (app, peer) = (Namespace::new(), Namespace::new());
+        let peer_path = format!("/proc/{}/fd/{}", std::process::id(), peer.0.as_raw_fd());
+        app.ip(&format!(
+            "link set lo up
+             link add v0 address 02:00:00:00:00:02 type veth peer name v1
+             link set v1 netns {peer_path}"
+        ));
+        for (namespace, interface, v4, v6) in [(&app, "v0", APP4, APP6), (&peer, "v1", PEER4, PEER6)] {
+            namespace.ip(&format!(
+                "link set lo up
+                 addr add {v4}/24 dev {interface}
+                 addr add {v6}/64 dev {interface} nodad
+                 link set {interface} up"
+            ));
+        }
+        app.ip(&format!("route add default via {PEER4}\n-6 route add default via {PEER6}"));
+        // The strictest setting that distributions have.
+        for interface in ["all", "default", "lo", "v0"] {
+            app.sysctl(&format!("ipv4/conf/{interface}/rp_filter"), "1");
+        }
+        Self { app, peer }
+    }
+
+    /// Sees what the app's namespace sends, from now on.
+    pub fn sniff(&self) -> Sniffer {
+        // ETH_P_ALL
+        let all = Protocol::from(i32::from(3_u16.to_be()));
+        let socket = self.peer.run(move || Socket::new(Domain::PACKET, Type::RAW, Some(all)).unwrap());
+        socket.set_nonblocking(true).unwrap();
+        Sniffer { socket }
+    }
+
+    /// Returns when everything that the app has sent before has arrived at the peer: asks it for an answer twice, since
+    /// two processors can overtake each other once.
+    pub fn barrier(&self) {
+        let app = self.app.run(|| UdpSocket::bind((APP4, BARRIER_PORT)).unwrap());
+        let peer = self.peer.run(|| UdpSocket::bind((PEER4, BARRIER_PORT)).unwrap());
+        for socket in [&app, &peer] {
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        }
+        for _ in 0..2 {
+            peer.send_to(b"?", (APP4, BARRIER_PORT)).unwrap();
+            let (_, from) = app.recv_from(&mut [0; 8]).unwrap();
+            app.send_to(b"!", from).unwrap();
+            peer.recv_from(&mut [0; 8]).unwrap();
         }
     }
 
-    /// Freezes the holder, or lets it go on.
-    pub fn hold_still(&self, still: bool) {
-        let signal = if still { Signal::SIGSTOP } else { Signal::SIGCONT };
-        kill(Pid::from_raw(self.holder.id().cast_signed()), signal).unwrap();
+    /// Starts the fake relay in a process of its own, which has the capabilities `NET_ADMIN` and `NET_RAW` only.
+    pub fn sidecar_process(&self) -> Sidecar {
+        let mut child = self.app.run(|| {
+            Command::new("setpriv")
+                .args(["--no-new-privs", "--inh-caps=-all", "--bounding-set=-all,+net_admin,+net_raw", "--"])
+                .arg(std::env::current_exe().unwrap())
+                .args(["--exact", "sidecar_process", "--ignored", "--nocapture"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap()
+        });
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+        let ready = lines.find(|line| line.contains(relay::READY));
+        let sidecar = Sidecar(child);
+        assert!(ready.is_some(), "the sidecar process did not start");
+        sidecar
     }
+}
 
-    /// Asks the holder to end, and returns how it did.
-    pub fn stop(&mut self) -> std::process::ExitStatus {
-        kill(Pid::from_raw(self.holder.id().cast_signed()), Signal::SIGTERM).unwrap();
-        eventually("the holder ends", || self.holder.try_wait().unwrap())
+/// A process that ends with its test.
+pub struct Sidecar(Child);
+
+impl Sidecar {
+    /// SIGKILL: nothing is cleaned up.
+    pub fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
     }
 }
 
 impl Drop for Sidecar {
     fn drop(&mut self) {
-        if matches!(self.holder.try_wait(), Ok(None)) {
-            self.hold_still(false);
-            self.stop();
+        // After `kill` it is gone already.
+        if self.0.try_wait().is_ok_and(|status| status.is_none()) {
+            self.0.kill().unwrap();
+            self.0.wait().unwrap();
         }
     }
 }
 
-/// A namespace with a proxy in it.
-pub struct Cluster {
-    pub namespace: Arc<Namespace>,
-    address: SocketAddr,
-    _stop_tx: oneshot::Sender<()>,
+/// A tap on the peer's interface.
+pub struct Sniffer {
+    socket: Socket,
 }
 
-impl Cluster {
-    pub fn start() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let namespace = Arc::new(Namespace::new());
-        namespace.ip(&format!("addr add {CLUSTER_IP}/32 dev lo"));
-        let config = Config {
-            listen: (Ipv4Addr::LOCALHOST, 0).into(),
-            key: key().verifying_key(),
-            session: SESSION.to_owned(),
-            declared: Vec::new(),
-            ready_socket: format!("sidecar-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)),
-        };
-        let (stop_tx, stop_rx) = oneshot::channel::<()>();
-        let (address_tx, address_rx) = std::sync::mpsc::channel();
-        spawn_in(&namespace, async move {
-            let server = Server::bind(config).await.unwrap();
-            address_tx.send(server.address()).unwrap();
-            server
-                .run(async {
-                    // A dropped sender is the end of the test.
-                    let _ = stop_rx.await;
-                })
-                .await;
-        });
-        Self { namespace, address: address_rx.recv().unwrap(), _stop_tx: stop_tx }
-    }
-
-    /// Pumps between the proxy and `socket` until one of them hangs up.
-    pub fn pump(&self, socket: &Path) {
-        let (address, socket) = (self.address, socket.to_owned());
-        spawn_in(&self.namespace, async move {
-            if let Err(error) = pump(address, &socket).await {
-                eprintln!("the pump ended: {error}");
+impl Sniffer {
+    /// The IP packets that the app's namespace has sent, but for those of [`Lab::barrier`] and neighbour discovery.
+    pub fn packets(&mut self) -> Vec<Vec<u8>> {
+        let mut packets = Vec::new();
+        let mut buffer = vec![0; 1 << 17];
+        loop {
+            match self.socket.read(&mut buffer) {
+                Ok(length) => packets.extend(interesting(&buffer[..length])),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return packets,
+                Err(error) => panic!("{error}"),
             }
-        });
+        }
     }
 }
 
-async fn pump(proxy: SocketAddr, socket: &Path) -> io::Result<()> {
-    let mut proxy = TcpStream::connect(proxy).await?;
-    let mut challenge = [0; Challenge::LEN];
-    proxy.read_exact(&mut challenge).await?;
-    let answer = Challenge::decode(&challenge).unwrap().answer(&key(), Role::Tunnel, SESSION);
-    proxy.write_all(&answer.encode()).await?;
-    assert_eq!(proxy.read_u8().await?, 0, "admitted");
-    let mut sidecar = UnixStream::connect(socket).await?;
-    sidecar.write_u8(SIDECAR_CARRIER).await?;
-    tokio::io::copy_bidirectional(&mut proxy, &mut sidecar).await?;
-    Ok(())
+fn interesting(frame: &[u8]) -> Option<Vec<u8>> {
+    let (header, packet) = frame.split_at_checked(14)?;
+    let discovery = |kind: u8| (131..=137).contains(&kind) || kind == 143;
+    let boring = match header[12..] {
+        [0x08, 0x00] => packet[9] == 17 && packet[20..22] == BARRIER_PORT.to_be_bytes(),
+        // Multicast listener reports have a hop-by-hop header of eight bytes.
+        [0x86, 0xdd] => (packet[6] == 58 && discovery(packet[40])) || (packet[6] == 0 && discovery(packet[48])),
+        _ => true,
+    };
+    (header[6..12] == APP_MAC && !boring).then(|| packet.to_vec())
 }
 
-/// A sidecar and a cluster, connected and configured.
-pub fn connected() -> (Sidecar, Cluster) {
-    let (sidecar, cluster) = (Sidecar::start(), Cluster::start());
-    sidecar.configure();
-    cluster.pump(&sidecar.socket());
-    eventually("the sidecar is attached", || sidecar.is_healthy().then_some(()));
-    (sidecar, cluster)
-}
-
-fn key() -> SigningKey {
-    SigningKey::from_bytes(&[7; 32])
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
-}
-
-/// A thread in the namespace with a runtime of its own; all of its sockets are in there.
-fn spawn_in(namespace: &Arc<Namespace>, future: impl Future<Output = ()> + Send + 'static) {
-    let namespace = Arc::clone(namespace);
-    std::thread::spawn(move || namespace.run(|| runtime().block_on(future)));
+/// Of the fake cluster.
+pub fn cluster(prefix: &str, last: u8, port: u16) -> SocketAddr {
+    let last = if prefix == CLUSTER4 { last.to_string() } else { format!("{last:x}") };
+    SocketAddr::new(format!("{prefix}{last}").parse().unwrap(), port)
 }

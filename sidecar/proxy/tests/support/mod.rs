@@ -44,6 +44,8 @@ pub fn udp(number: u16) -> Port {
 
 impl Proxy {
     pub async fn start(declared: Vec<Port>) -> Self {
+        // The first test of the program wins; what is logged shows when a test fails.
+        let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).with_test_writer().try_init();
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let ready_socket = format!("proxy-test-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let config = Config {
