@@ -98,7 +98,7 @@ impl Default for Options {
 /// Captures the calling thread's network namespace and serves until `shutdown` resolves or something breaks. Another
 /// data plane can take over after that: the rules stay.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), DataPlaneError> {
-    let Capture { rules, captured, redirected, injector } = Capture::install(&CaptureConfig::default())?;
+    let Capture { rules, captured, redirected, injector, .. } = Capture::install(&CaptureConfig::default())?;
     let app_ports = ports::Watch::new(PORTS_INTERVAL).map_err(DataPlaneError::Ports)?;
     let listener = control::bind(&options.socket)
         .map_err(|source| DataPlaneError::Socket { path: options.socket.clone(), source })?;
