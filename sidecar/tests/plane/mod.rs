@@ -57,7 +57,8 @@ impl Sidecar {
     pub fn start() -> Self {
         let namespace = Arc::new(Namespace::new());
         // A way out, so that what is not captured would leave: into the void, here.
-        namespace.ip("link add eth0 type dummy");
+        namespace.ip("link add eth0 type veth peer name void0");
+        namespace.ip("link set void0 up");
         namespace.ip(&format!("addr add {CONTAINER_IP}/24 dev eth0"));
         namespace.ip("link set eth0 up");
         namespace.ip("route add default via 172.31.9.1");
@@ -154,6 +155,8 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn start() -> Self {
+        // The first test of the program wins; what is logged shows when a test fails.
+        let _ = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE).with_test_writer().try_init();
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let namespace = Arc::new(Namespace::new());
         namespace.ip(&format!("addr add {CLUSTER_IP}/32 dev lo"));
