@@ -20,7 +20,7 @@
 //! | 7 | RESET | id | errno u16 |
 //! | 8 | CREDIT | id | bytes u32: how many more the receiver of this frame may send |
 //! | 9 | DATAGRAM | 0 | app address, remote address, 0 to [`MAX_DATAGRAM`] bytes |
-//! | 10 | DATAGRAM_FAILED | 0 | app address, remote address, errno u16 |
+//! | 10 | `DATAGRAM_FAILED` | 0 | app address, remote address, errno u16 |
 //! | 11 | LISTEN | 0 | ports |
 //! | 12 | LISTENING | 0 | count u32, so many ports; then for each failure: port, length u16, UTF-8 |
 //! | 13 | PING | 0 | u64 |
@@ -78,6 +78,7 @@ pub enum Side {
 
 impl Side {
     /// The end that this one talks to.
+    #[must_use]
     pub fn other(self) -> Self {
         match self {
             Self::Sidecar => Self::Proxy,
@@ -239,7 +240,7 @@ impl Frame {
                 (code::DATAGRAM_FAILED, SESSION)
             }
             Self::Listen(ports) => {
-                ports.iter().for_each(|port| put_port(out, *port));
+                put_ports(out, ports);
                 (code::LISTEN, SESSION)
             }
             Self::Listening { bound, failed } => {
@@ -262,6 +263,12 @@ impl Frame {
     }
 }
 
+fn put_ports(out: &mut BytesMut, ports: &[Port]) {
+    for port in ports {
+        put_port(out, *port);
+    }
+}
+
 /// Messages are left out once they would make the frame too long; which ports failed is always said.
 fn put_listening(out: &mut BytesMut, bound: &[Port], failed: &[PortFailure]) {
     const PORT: usize = 3;
@@ -269,7 +276,7 @@ fn put_listening(out: &mut BytesMut, bound: &[Port], failed: &[PortFailure]) {
     let bare = 4 + bound.len() * PORT + failed.len() * (PORT + LENGTH);
     let mut room = MAX_LISTENING.saturating_sub(bare);
     out.put_u32(u32::try_from(bound.len()).unwrap_or(u32::MAX));
-    bound.iter().for_each(|port| put_port(out, *port));
+    put_ports(out, bound);
     for failure in failed {
         let message = truncated(&failure.message, MAX_PORT_MESSAGE.min(room));
         room -= message.len();

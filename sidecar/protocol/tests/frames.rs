@@ -99,7 +99,9 @@ proptest! {
         cuts in prop::collection::vec(1..200usize, 1..20),
     ) {
         let mut wire = BytesMut::new();
-        frames.iter().for_each(|frame| frame.encode(&mut wire));
+        for frame in &frames {
+            frame.encode(&mut wire);
+        }
         let (mut decoder, mut buffer, mut seen) = (Decoder::default(), BytesMut::new(), Vec::new());
         for cut in cuts.iter().cycle() {
             if wire.is_empty() {

@@ -65,7 +65,7 @@ struct World {
 }
 
 fn byte(id: StreamId, writer: usize, offset: usize) -> u8 {
-    (offset.wrapping_mul(31) ^ (offset >> 8) ^ (id.0 as usize * 7) ^ (writer * 101)) as u8
+    (offset.wrapping_mul(31) ^ (offset >> 8) ^ (id.0 as usize * 7) ^ (writer * 101)).to_le_bytes()[0]
 }
 
 impl World {

@@ -47,7 +47,7 @@ async fn main() -> Result<(), Failure> {
                 Arm::Streams(count) => streams(count, bytes / count).await?,
                 Arm::Spliced(count) => spliced(count, bytes / count).await?,
             }
-            let gigabytes = bytes as f64 / 1e9;
+            let gigabytes = f64::from(u32::try_from(bytes >> 20)?) * f64::from(1 << 20) / 1e9;
             let wall = started.elapsed().as_secs_f64();
             figures.push((gigabytes * 1e3 / wall, (cpu_seconds()? - cpu) / gigabytes));
         }
@@ -187,8 +187,10 @@ async fn fill(mut socket: TcpStream, bytes: usize) -> Result<(), Failure> {
         left -= here;
     }
     socket.shutdown().await?;
-    socket.read(&mut [0]).await?;
-    Ok(())
+    match socket.read(&mut [0]).await? {
+        0 => Ok(()),
+        _ => Err("an answer where none was due".into()),
+    }
 }
 
 async fn drain(mut socket: TcpStream, bytes: usize) -> Result<(), Failure> {
@@ -210,7 +212,7 @@ async fn join(mut tasks: JoinSet<Result<(), Failure>>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// User and system time of this process: fields 14 and 15 of proc_pid_stat(5), in ticks of 10 ms.
+/// User and system time of this process: fields 14 and 15 of `proc_pid_stat(5)`, in ticks of 10 ms.
 fn cpu_seconds() -> Result<f64, Failure> {
     const TICKS_PER_SECOND: f64 = 100.0;
     let stat = std::fs::read_to_string("/proc/self/stat")?;

@@ -12,11 +12,15 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use tpdocker_protocol::mux::limits::MAX_WINDOW;
+
 use crate::buffers::Buffers;
 use crate::core::{Core, now};
 
 /// One read of the carrier.
 const READ: usize = 256 << 10;
+/// Buffers in use by apps that are remembered for reuse: one full window of the largest size.
+const BUFFERS: usize = MAX_WINDOW as usize / READ;
 /// What the writer takes from the multiplexer at once. A request that comes meanwhile waits for this much.
 const BATCH: usize = 256 << 10;
 /// Pieces in one vectored write; Linux takes 1024 (`UIO_MAXIOV`), and a batch seldom has more than this.
@@ -26,7 +30,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Carrier → multiplexer, and the time.
 pub(crate) async fn read<R: AsyncRead + Unpin>(core: Arc<Core>, mut carrier: R) {
-    let mut buffers = Buffers::new(READ);
+    let mut buffers = Buffers::new(READ, BUFFERS);
     let mut armed = now();
     let timer = tokio::time::sleep_until(armed.into());
     tokio::pin!(timer);

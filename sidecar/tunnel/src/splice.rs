@@ -28,6 +28,8 @@ use crate::stream::{ReadHalf, Stream, WriteHalf};
 const FIRST_READ: usize = 16 << 10;
 /// The reads of a connection that fills them.
 const LARGEST_READ: usize = 256 << 10;
+/// Buffers under way that are remembered for reuse: the stream's queue, the driver's batch, and one being filled.
+const BUFFERS: usize = 4;
 /// How long an app may take to read what came before a reset; then it sees the reset without it.
 const RESET_GRACE: Duration = Duration::from_secs(5);
 
@@ -108,7 +110,7 @@ async fn relay(
 
 /// Socket → stream, until EOF. Fails as soon as the stream does, even while the socket is silent.
 async fn upload(socket: &TcpStream, write: &mut WriteHalf, sent: &mut u64) -> Result<(), Reset> {
-    let mut buffers = Buffers::new(FIRST_READ);
+    let mut buffers = Buffers::new(FIRST_READ, BUFFERS);
     loop {
         tokio::select! {
             ready = socket.readable() => ready.map_err(socket_error)?,

@@ -163,12 +163,12 @@ impl Handle {
 
     pub(crate) async fn failed(&self) -> Errno {
         poll_fn(|context| {
-            self.core.update(|state| match state.mux.failure(self.id) {
-                Some(errno) => Poll::Ready(errno),
-                None => {
-                    state.wait(self.id, Wait::Failed, context);
-                    Poll::Pending
+            self.core.update(|state| {
+                if let Some(errno) = state.mux.failure(self.id) {
+                    return Poll::Ready(errno);
                 }
+                state.wait(self.id, Wait::Failed, context);
+                Poll::Pending
             })
         })
         .await

@@ -155,7 +155,7 @@ async fn two_hundred_streams_carry_their_own_bytes_both_ways_at_once() {
     }
     within(async {
         while let Some(done) = tasks.join_next().await {
-            done.unwrap()
+            done.unwrap();
         }
     })
     .await;

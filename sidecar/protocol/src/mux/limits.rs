@@ -38,9 +38,12 @@ pub const MAX_CONTROL: usize = 4 << 20;
 pub const PING_AFTER: Duration = Duration::from_secs(5);
 /// Silence after which it does not.
 pub const DEAD_AFTER: Duration = Duration::from_secs(15);
+/// What the other end always gets to answer, even if this end was stopped meanwhile.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How old the measured round trip may be before the next credit asks again.
 pub const RTT_FRESH: Duration = Duration::from_millis(500);
 
 const _: () = assert!(QUANTUM <= crate::frame::MAX_DATA, "a quantum is one frame");
+const _: () = assert!(ANSWER_WITHIN.as_secs() + PING_AFTER.as_secs() == DEAD_AFTER.as_secs());
 const _: () = assert!(INITIAL_WINDOW <= MAX_WINDOW);
 const _: () = assert!(SEND_QUEUE >= QUANTUM);

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::limits::{DEAD_AFTER, PING_AFTER, RTT_FRESH};
+use super::limits::{ANSWER_WITHIN, DEAD_AFTER, PING_AFTER, RTT_FRESH};
 
 #[derive(Debug)]
 pub(super) struct Liveness {
@@ -72,7 +72,7 @@ impl Liveness {
         match self.asked {
             None => self.heard + PING_AFTER,
             // A process that was stopped finds an old `heard`; the other end still gets its time to answer.
-            Some((_, at)) => (self.heard + DEAD_AFTER).max(at + (DEAD_AFTER - PING_AFTER)),
+            Some((_, at)) => (self.heard + DEAD_AFTER).max(at + ANSWER_WITHIN),
         }
     }
 
