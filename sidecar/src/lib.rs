@@ -1,3 +1,27 @@
-//! placeholder
+//! The container's end of a tunnel: it owns the network namespace that the user's container joins.
+//!
+//! What the app sends is captured by the kernel's own means and carried to the proxy in the cluster; what the cluster
+//! sends to the proxy is handed to the app. This end makes no connection towards the cluster itself: a carrier comes
+//! in on a Unix socket, pumped by the CLI, so nothing in the namespace needs an exemption.
+//!
+//! In reading order:
+//! - [`args`]: the command line;
+//! - [`holder`]: PID 1 of the container, which outlives the data plane;
+//! - [`dataplane`]: how everything below is put together;
+//! - [`capture`]: rules, held packets, replies;
+//! - [`ports`]: what the app listens on;
+//! - [`link`]: the tunnel of the moment;
+//! - [`relay`]: what the app sends; [`deliver`]: what the cluster sends;
+//! - [`control`]: the Unix socket; [`files`]: the files of the pod; [`health`]: the engine's health check.
+
+pub mod args;
 pub mod capture;
+mod control;
+pub mod dataplane;
+mod deliver;
+pub mod files;
+pub mod health;
+pub mod holder;
+mod link;
 pub mod ports;
+mod relay;

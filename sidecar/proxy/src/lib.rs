@@ -1,1 +1,28 @@
-//! placeholder
+//! The cluster's end of a tunnel: a process that stands in for the swapped container in its own pod.
+//!
+//! It runs with whatever identity the swapped container had: no root, no capability, a read-only file system. It
+//! listens on the pod's loopback for the CLI (a port-forward dials there), lets in whoever holds the session's key,
+//! and then does in the pod what the app does on the laptop: it dials where the app dials, sends the app's datagrams,
+//! and listens where the app listens. It stores nothing and knows nothing of Kubernetes.
+//!
+//! In reading order:
+//! - [`args`]: the command line;
+//! - [`server`]: the listener on the loopback, and what an admitted connection becomes;
+//! - [`gate`]: admission;
+//! - [`control`]: answers to the CLI, with [`pod`] for what the swapped container would see;
+//! - [`session`]: one attached tunnel, with [`dial`], [`listeners`], [`udp`] and [`icmp`] for what it asks;
+//! - [`status`] and [`ready`]: what the kubelet and the CLI are told.
+
+pub mod args;
+mod control;
+mod dial;
+mod gate;
+mod icmp;
+mod listeners;
+mod pod;
+pub mod ready;
+pub mod server;
+mod session;
+mod status;
+mod task;
+mod udp;

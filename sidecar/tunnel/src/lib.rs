@@ -3,7 +3,7 @@
 //! The rules of the game are in [`tpdocker_protocol::mux`], which cannot do I/O; this crate moves its bytes and wakes
 //! whoever waits. In reading order: `core` is the state that all share and the waking; `carrier` holds the two tasks
 //! of a tunnel; `open`, `events` and `stream` are what the app sees; `splice` ties a stream to a socket; `buffers`
-//! keeps large reads from costing an allocation each.
+//! keeps large reads from costing an allocation each. [`messages`] is apart: what the CLI says to either end.
 //!
 //! ```text
 //! Stream::write ──▶ Mux ──poll_transmit──▶ writer task ──vectored write──▶ carrier
@@ -18,6 +18,7 @@ mod buffers;
 mod carrier;
 mod core;
 mod events;
+pub mod messages;
 mod open;
 mod splice;
 mod stream;

@@ -1,0 +1,230 @@
+//! The data plane, put together.
+//!
+//! ```text
+//! app --SYN, datagrams--> capture --> relay --> tunnel --> carrier (Unix socket) --> CLI --> proxy
+//! app <--connect, inject-- deliver, injector <-- tunnel
+//! ports --what the app listens on--> tunnel
+//! ```
+//! The rules are installed before anything else: from the first packet on, traffic is carried or refused, never leaked.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixStream;
+use tokio::sync::{Mutex, watch};
+use tpdocker_protocol::addr::Port;
+use tpdocker_protocol::contract::{SIDECAR_RUN_DIR, SIDECAR_SOCKET};
+use tpdocker_protocol::control::{SidecarConfig, SidecarStatus};
+use tpdocker_tunnel::{Event, Events, Side, Tunnel};
+
+use crate::capture::{Capture, CaptureConfig, CaptureError, Cidr, Injector, Rules};
+use crate::files::{self, FileError};
+use crate::link::{Generation, Link};
+use crate::relay::Arrivals;
+use crate::{control, deliver, ports, relay};
+
+/// How often the ports of the app are looked at: a new listener is open in the cluster within this and a round trip.
+const PORTS_INTERVAL: Duration = Duration::from_millis(150);
+/// Time for the goodbye to leave at the end.
+const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Where things are; the defaults are those of the image.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The Unix socket for the CLI.
+    pub socket: PathBuf,
+    /// The resolver's configuration that the app reads.
+    pub resolv_conf: PathBuf,
+    /// The hosts file that the app reads.
+    pub hosts: PathBuf,
+}
+
+/// Why the data plane ends.
+#[derive(Debug, thiserror::Error)]
+pub enum DataPlaneError {
+    /// The rules cannot be installed.
+    #[error("cannot capture the namespace's traffic")]
+    Capture(#[from] CaptureError),
+    /// The kernel's queue broke.
+    #[error("the capture's queue broke")]
+    Queue(#[source] io::Error),
+    /// The app's ports cannot be seen.
+    #[error("cannot see the ports of the app")]
+    Ports(#[source] io::Error),
+    /// The CLI cannot connect.
+    #[error("cannot listen on {path}")]
+    Socket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A configuration that cannot be carried out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigureError {
+    #[error("{0:?} is not a network in CIDR notation")]
+    Network(String),
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("cannot set the networks that are reached directly: {0}")]
+    Bypass(#[from] CaptureError),
+}
+
+/// What the connections of the CLI share.
+pub(crate) struct DataPlane {
+    options: Options,
+    rules: Mutex<Rules>,
+    injector: Injector,
+    link: Arc<Link>,
+    ports_rx: watch::Receiver<BTreeSet<Port>>,
+    status_tx: watch::Sender<SidecarStatus>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            socket: PathBuf::from(SIDECAR_RUN_DIR).join(SIDECAR_SOCKET),
+            resolv_conf: PathBuf::from("/etc/resolv.conf"),
+            hosts: PathBuf::from("/etc/hosts"),
+        }
+    }
+}
+
+/// Captures the calling thread's network namespace and serves until `shutdown` resolves or something breaks. Another
+/// data plane can take over after that: the rules stay.
+pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), DataPlaneError> {
+    let Capture { rules, captured, redirected, injector, .. } = Capture::install(&CaptureConfig::default())?;
+    let app_ports = ports::Watch::new(PORTS_INTERVAL).map_err(DataPlaneError::Ports)?;
+    let listener = control::bind(&options.socket)
+        .map_err(|source| DataPlaneError::Socket { path: options.socket.clone(), source })?;
+    let status = SidecarStatus { capture: Some(rules.kind().to_owned()), ..SidecarStatus::default() };
+    tracing::info!("capturing by {}", rules.kind());
+
+    let link = Arc::new(Link::default());
+    let arrivals = Arc::new(Arrivals::default());
+    let (ports_tx, ports_rx) = watch::channel(BTreeSet::new());
+    let plane = Arc::new(DataPlane {
+        options,
+        rules: Mutex::new(rules),
+        injector,
+        link: Arc::clone(&link),
+        ports_rx,
+        status_tx: watch::Sender::new(status),
+    });
+    let outcome = tokio::select! {
+        error = relay::outgoing(captured, Arc::clone(&link), Arc::clone(&arrivals)) => Err(DataPlaneError::Queue(error)),
+        () = relay::arrive(redirected, arrivals) => Ok(()),
+        () = control::serve(listener, Arc::clone(&plane)) => Ok(()),
+        error = announce(app_ports, &plane, ports_tx) => Err(DataPlaneError::Ports(error)),
+        () = shutdown => Ok(()),
+    };
+    if let Some(tunnel) = link.tunnel() {
+        tunnel.close("the sidecar is stopping");
+        if tokio::time::timeout(GOODBYE_TIMEOUT, tunnel.closed()).await.is_err() {
+            tracing::warn!("the tunnel did not end in time");
+        }
+    }
+    outcome
+}
+
+/// Tells everybody what the app listens on, until that cannot be seen any more.
+async fn announce(
+    mut app_ports: ports::Watch,
+    plane: &DataPlane,
+    ports_tx: watch::Sender<BTreeSet<Port>>,
+) -> io::Error {
+    loop {
+        match app_ports.changed().await {
+            Ok(now) => {
+                plane.status_tx.send_modify(|status| status.listening = now.iter().copied().collect());
+                ports_tx.send_replace(now);
+            }
+            Err(error) => return error,
+        }
+    }
+}
+
+impl DataPlane {
+    pub(crate) fn watch(&self) -> watch::Receiver<SidecarStatus> {
+        self.status_tx.subscribe()
+    }
+
+    /// Checks everything, then changes it.
+    pub(crate) async fn configure(&self, config: &SidecarConfig) -> Result<(), ConfigureError> {
+        let bypass = config.bypass.iter().map(|text| text.parse().map_err(|_| ConfigureError::Network(text.clone())));
+        let bypass: Vec<Cidr> = bypass.collect::<Result<_, _>>()?;
+        self.rules.lock().await.set_bypass(&bypass)?;
+        if let Some(content) = &config.resolv_conf {
+            files::write_in_place(&self.options.resolv_conf, content)?;
+        }
+        files::set_extra_hosts(&self.options.hosts, &config.extra_hosts)?;
+        self.status_tx.send_modify(|status| status.configured = true);
+        Ok(())
+    }
+
+    /// Starts a tunnel over a carrier, in place of an older one: the CLI has a reason to bring a new one.
+    pub(crate) fn attach(self: Arc<Self>, carrier: UnixStream) {
+        let (reader, writer) = carrier.into_split();
+        let (tunnel, events) = Tunnel::start_halves(Side::Sidecar, reader, writer);
+        let (generation, older) = self.link.attach(tunnel.clone());
+        if let Some(older) = older {
+            older.close("replaced by a newer carrier");
+        }
+        // Attached is only what the proxy has answered on.
+        self.status_tx.send_modify(|status| status.attached = false);
+        tokio::spawn(async move {
+            self.session(generation, &tunnel, events).await;
+            tracing::info!("the tunnel ended: {}", tunnel.closed().await);
+            // Under the status' lock, so that a newer tunnel's `true` cannot come in between.
+            self.status_tx.send_modify(|status| status.attached &= !self.link.detach(generation));
+        });
+    }
+
+    async fn session(&self, generation: Generation, tunnel: &Tunnel, mut events: Events) {
+        let mut ports_rx = self.ports_rx.clone();
+        ports_rx.mark_changed();
+        loop {
+            tokio::select! {
+                event = events.next() => match event {
+                    None => return,
+                    Some(event) => self.handle(generation, event),
+                },
+                Ok(()) = ports_rx.changed() => {
+                    let ports = ports_rx.borrow_and_update().iter().copied().collect();
+                    tunnel.listen(ports);
+                }
+            }
+        }
+    }
+
+    fn handle(&self, generation: Generation, event: Event) {
+        let injected = match event {
+            Event::Open(pending) => {
+                tokio::spawn(deliver::connection(pending));
+                return;
+            }
+            Event::Datagram(datagram) => {
+                self.injector.udp_reply(deliver::resolve(datagram.app), datagram.remote, &datagram.payload)
+            }
+            Event::DatagramFailed { app, remote, errno } => {
+                self.injector.unreachable(deliver::resolve(app), remote, errno)
+            }
+            Event::Listening { failed, .. } => {
+                for failure in failed {
+                    tracing::warn!("port {} cannot be opened in the pod: {}", failure.port, failure.message);
+                }
+                self.status_tx.send_modify(|status| status.attached |= self.link.is_current(generation));
+                return;
+            }
+            Event::Listen(_) => return tracing::warn!("a proxy said what only a sidecar says"),
+        };
+        if let Err(error) = injected {
+            tracing::debug!("a datagram did not reach the app: {error}");
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The pod's `/etc/resolv.conf` and `/etc/hosts`, written where the app sees them.
+//!
+//! Docker bind-mounts one file into the sidecar and into every container that joins its network namespace. Such a
+//! mount follows the inode, so the files are written in place and never replaced.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+/// Around our lines in `/etc/hosts`, so that they can be replaced.
+const BEGIN: &str = "# begin of the pod's host aliases, by tpdocker";
+const END: &str = "# end of the pod's host aliases";
+
+/// A file that cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {path}: {error}")]
+pub struct FileError {
+    path: PathBuf,
+    error: io::Error,
+}
+
+/// Gives `path` a new content and keeps its inode.
+pub fn write_in_place(path: &Path, content: &str) -> Result<(), FileError> {
+    let write = || OpenOptions::new().write(true).truncate(true).open(path)?.write_all(content.as_bytes());
+    write().map_err(|error| FileError { path: path.to_owned(), error })
+}
+
+/// Puts `lines` at the end of the hosts file at `path`, instead of those of an earlier call.
+pub fn set_extra_hosts(path: &Path, lines: &[String]) -> Result<(), FileError> {
+    let old = fs::read_to_string(path).map_err(|error| FileError { path: path.to_owned(), error })?;
+    let new = with_extra_hosts(&old, lines);
+    if new == old { Ok(()) } else { write_in_place(path, &new) }
+}
+
+fn with_extra_hosts(old: &str, lines: &[String]) -> String {
+    let mut new = String::new();
+    let mut ours = false;
+    for line in old.lines() {
+        ours = ours || line == BEGIN;
+        if !ours {
+            new.push_str(line);
+            new.push('\n');
+        }
+        ours = ours && line != END;
+    }
+    if !lines.is_empty() {
+        let block = lines.iter().map(String::as_str);
+        for line in [BEGIN].into_iter().chain(block).chain([END]) {
+            new.push_str(line);
+            new.push('\n');
+        }
+    }
+    new
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_file_written_in_place_keeps_its_inode_and_loses_its_old_end() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let inode = || fs::metadata(file.path()).unwrap().ino();
+        let before = inode();
+        write_in_place(file.path(), "nameserver 127.0.0.11\noptions ndots:0\n").unwrap();
+        write_in_place(file.path(), "nameserver 10.96.0.10\n").unwrap();
+        assert_eq!(fs::read_to_string(file.path()).unwrap(), "nameserver 10.96.0.10\n");
+        assert_eq!(inode(), before);
+    }
+
+    #[test]
+    fn extra_hosts_replace_the_earlier_ones_and_leave_dockers_alone() {
+        let docker = "127.0.0.1\tlocalhost\n172.17.0.2\tabc\n";
+        let first = with_extra_hosts(docker, &["10.0.0.1 one".into(), "10.0.0.2 two".into()]);
+        assert!(first.starts_with(docker) && first.contains("\n10.0.0.2 two\n"));
+        let second = with_extra_hosts(&first, &["10.0.0.3 three".into()]);
+        assert!(second.starts_with(docker) && !second.contains("one") && second.contains("\n10.0.0.3 three\n"));
+        assert_eq!(with_extra_hosts(&second, &["10.0.0.3 three".into()]), second);
+        assert_eq!(with_extra_hosts(&second, &[]), docker);
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_not_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("resolv.conf");
+        let error = write_in_place(&path, "x").unwrap_err().to_string();
+        assert!(error.contains("resolv.conf"), "{error}");
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,143 @@
+//! What the app sends, carried to the proxy.
+//!
+//! A connection is held in its SYN until the proxy has connected or failed to, and then let go with the same result.
+//! The app's data runs over kernel TCP to the redirect's listener, where the connection meets the stream that waits
+//! for it.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::time::{Instant, timeout};
+use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Target};
+use tpdocker_protocol::errno::Errno;
+use tpdocker_tunnel::{Datagram, OpenError, Stream, splice};
+
+use crate::capture::{Captured, CapturedPackets, Connection, HeldSyn, Redirected};
+use crate::link::{Generation, HOLD_TIMEOUT, Link};
+
+/// Connections that may be held at a time. One more is answered with silence: the app's kernel sends its SYN again
+/// after a second, when there is room.
+const MAX_HELD: usize = 8192;
+/// Time in which an accepted SYN has to become a connection. It takes microseconds, unless the app has given up.
+const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause after a failed accept, which means that descriptors ran out: trying at once would only burn the CPU.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// A connection of the app: its socket and where it wants to.
+type Flow = (AppAddr, ClusterAddr);
+
+/// Streams that wait for the app's connection.
+#[derive(Debug, Default)]
+pub(crate) struct Arrivals(Mutex<HashMap<Flow, oneshot::Sender<TcpStream>>>);
+
+/// Takes captured packets until the queue breaks.
+pub(crate) async fn outgoing(mut captured: CapturedPackets, link: Arc<Link>, arrivals: Arc<Arrivals>) -> io::Error {
+    let places = Arc::new(Semaphore::new(MAX_HELD));
+    loop {
+        match captured.next().await {
+            Err(error) => return error,
+            Ok(Captured::Udp { app, remote, payload }) => match link.tunnel() {
+                Some(tunnel) => tunnel.send_datagram(Datagram { app, remote, payload }),
+                None => tracing::debug!("no tunnel for a datagram to {}", remote.0),
+            },
+            Ok(Captured::Tcp(held)) => match Arc::clone(&places).try_acquire_owned() {
+                Err(_) => held.refuse(Errno::ETIMEDOUT),
+                Ok(place) => {
+                    let (link, arrivals) = (Arc::clone(&link), Arc::clone(&arrivals));
+                    tokio::spawn(async move {
+                        let connected = connect(held, &link, &arrivals).await;
+                        drop(place);
+                        if let Some((stream, socket)) = connected {
+                            let report = splice(stream, socket).await;
+                            tracing::debug!("connection of the app: {report:?}");
+                        }
+                    });
+                }
+            },
+        }
+    }
+}
+
+/// Decides what becomes of a held SYN.
+async fn connect(held: HeldSyn, link: &Link, arrivals: &Arrivals) -> Option<(Stream, TcpStream)> {
+    let flow @ (_, remote) = (held.app, held.remote);
+    let deadline = Instant::now() + HOLD_TIMEOUT;
+    let mut after = Generation::default();
+    let stream = loop {
+        let Some((generation, tunnel)) = link.newer(after, deadline).await else {
+            tracing::info!("no tunnel for a connection to {}", remote.0);
+            held.refuse(Errno::EHOSTUNREACH);
+            return None;
+        };
+        match tunnel.open(Target::Dial(remote)).await {
+            Ok(stream) => break stream,
+            Err(OpenError::Refused(errno)) => {
+                tracing::debug!("connection to {}: {errno}", remote.0);
+                held.refuse(errno);
+                return None;
+            }
+            Err(OpenError::Closed(_)) => after = generation,
+        }
+    };
+    let arrival_rx = arrivals.expect(flow);
+    held.accept();
+    let arrived = timeout(ARRIVAL_TIMEOUT, arrival_rx).await;
+    arrivals.forget(flow);
+    match arrived {
+        Ok(Ok(socket)) => Some((stream, socket)),
+        // The stream is dropped, which resets the connection in the cluster.
+        _ => {
+            tracing::debug!("the app gave up on its connection to {}", remote.0);
+            None
+        }
+    }
+}
+
+/// Matches what arrives at the redirect's listener with what waits for it.
+pub(crate) async fn arrive(redirected: Redirected, arrivals: Arc<Arrivals>) {
+    loop {
+        match redirected.accept().await {
+            Ok(connection) => arrivals.hand_over(connection),
+            Err(error) => {
+                tracing::warn!("cannot accept a connection of the app: {error}");
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+}
+
+// === impl Arrivals ===
+
+impl Arrivals {
+    fn expect(&self, flow: Flow) -> oneshot::Receiver<TcpStream> {
+        let (arrival_tx, arrival_rx) = oneshot::channel();
+        self.with(|waiting| waiting.insert(flow, arrival_tx));
+        arrival_rx
+    }
+
+    fn forget(&self, flow: Flow) {
+        self.with(|waiting| waiting.remove(&flow));
+    }
+
+    fn hand_over(&self, Connection { stream, app, remote }: Connection) {
+        let unclaimed = match self.with(|waiting| waiting.remove(&(app, remote))) {
+            Some(arrival_tx) => arrival_tx.send(stream).err(),
+            None => Some(stream),
+        };
+        if let Some(stream) = unclaimed {
+            tracing::debug!("nobody waits for the connection from {} to {}", app.0, remote.0);
+            if let Err(error) = stream.set_zero_linger() {
+                tracing::debug!("it had gone: {error}");
+            }
+        }
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut HashMap<Flow, oneshot::Sender<TcpStream>>) -> T) -> T {
+        // The map is whole after every operation, so a panic elsewhere does not spoil it.
+        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
