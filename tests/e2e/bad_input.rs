@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Ended, NAMESPACE, SERVICE_IMAGE, Tpdocker, assert_restored, docker, restricted_kubeconfig, staging, world};
+use crate::support::{
+    Ended, NAMESPACE, SERVICE_IMAGE, Tpdocker, assert_restored, docker, restricted_kubeconfig, staging, world,
+};
 
 /// Runs a command that must fail with this code and these words, and leave nothing behind.
 #[track_caller]

@@ -81,10 +81,9 @@ fn the_environment_is_the_pods_with_e_winning_and_path_and_home_from_the_image()
     let _staging = staging();
     let before = world();
     let script = "import json, os; print(json.dumps(dict(os.environ)))";
-    let ended = Tpdocker::run(&swap(&[
-        "--rm", "-e", "GREETING=mine", "--entrypoint", "python3", SERVICE_IMAGE, "-c", script,
-    ]))
-    .code(0);
+    let ended =
+        Tpdocker::run(&swap(&["--rm", "-e", "GREETING=mine", "--entrypoint", "python3", SERVICE_IMAGE, "-c", script]))
+            .code(0);
     let env: Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!(env["GREETING"], "mine");
     assert_eq!(env["DATABASE_USER"], "shop");
@@ -128,8 +127,16 @@ fn published_ports_hosts_and_host_name_act_on_the_shared_namespace() {
     let _staging = staging();
     let before = world();
     let session = Tpdocker::start(&swap(&[
-        "--rm", "-p", "127.0.0.1:18080:8080", "--add-host", "printer:10.9.8.7", "--hostname", "mylaptop", "--name",
-        "tpdocker-e2e-app", SERVICE_IMAGE,
+        "--rm",
+        "-p",
+        "127.0.0.1:18080:8080",
+        "--add-host",
+        "printer:10.9.8.7",
+        "--hostname",
+        "mylaptop",
+        "--name",
+        "tpdocker-e2e-app",
+        SERVICE_IMAGE,
     ]));
     let answer = until("the published port to answer", PATIENCE, || {
         let body = crate::support::http_get("127.0.0.1:18080", "/").map_err(|error| error.to_string())?;
@@ -155,8 +162,13 @@ fn neither_the_session_key_nor_a_kubeconfig_is_to_be_seen_in_the_engine_or_in_th
     let host_config = &inspected[0]["HostConfig"];
     assert_eq!(host_config["Privileged"], false);
     assert_eq!(host_config["CapDrop"], serde_json::json!(["ALL"]));
-    let mut capabilities: Vec<&str> =
-        host_config["CapAdd"].as_array().unwrap().iter().filter_map(Value::as_str).map(|c| c.trim_start_matches("CAP_")).collect();
+    let mut capabilities: Vec<&str> = host_config["CapAdd"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .map(|c| c.trim_start_matches("CAP_"))
+        .collect();
     capabilities.sort_unstable();
     assert_eq!(capabilities, ["NET_ADMIN", "NET_RAW"]);
     let text = inspected.to_string().to_lowercase();

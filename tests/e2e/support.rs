@@ -170,8 +170,12 @@ impl Tpdocker {
 
     /// Starts this command.
     pub fn spawn(command: &mut Command) -> Self {
-        let mut child =
-            command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tpdocker starts");
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("tpdocker starts");
         let log = Arc::new((Mutex::new(Log::default()), Condvar::new()));
         keep(child.stdout.take().unwrap(), &log, |log| &mut log.stdout);
         keep(child.stderr.take().unwrap(), &log, |log| &mut log.stderr);
@@ -187,9 +191,8 @@ impl Tpdocker {
     pub fn says(&self, text: &str) {
         let (log, changed) = &*self.log;
         let guard = log.lock().unwrap();
-        let (log, timeout) = changed
-            .wait_timeout_while(guard, PATIENCE, |log| !log.stderr.contains(text) && log.ended < 2)
-            .unwrap();
+        let (log, timeout) =
+            changed.wait_timeout_while(guard, PATIENCE, |log| !log.stderr.contains(text) && log.ended < 2).unwrap();
         assert!(!timeout.timed_out() && log.stderr.contains(text), "it never said {text:?}:\n{}", log.stderr);
     }
 
@@ -298,7 +301,12 @@ pub fn restricted_kubeconfig() -> tempfile::NamedTempFile {
         std::io::Write::write_all(&mut file, manifest.as_bytes()).unwrap();
         kubectl(&["apply", "-f", file.path().to_str().unwrap()]);
         until("the token of the onlooker", PATIENCE, || {
-            let token = kubectl(&["get", "secret", "onlooker-token", "-o=go-template={{with .data.token}}{{. | base64decode}}{{end}}"]);
+            let token = kubectl(&[
+                "get",
+                "secret",
+                "onlooker-token",
+                "-o=go-template={{with .data.token}}{{. | base64decode}}{{end}}",
+            ]);
             if token.is_empty() { Err("no token yet".into()) } else { Ok(token) }
         })
     };
