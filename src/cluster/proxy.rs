@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, LogParams, PostParams};
 use kube::runtime::watcher;
+use tokio::time::Instant;
 use tpdocker_protocol::contract::LABEL_SESSION;
 
 use super::connect::Cluster;
@@ -18,8 +19,10 @@ use super::presence::Watched;
 /// An autoscaler that is about to add a node says so within seconds, but takes minutes; somebody waits in front of a
 /// terminal.
 const SCHEDULING_PATIENCE: Duration = Duration::from_secs(30);
-/// Sibling containers may take their full grace period of 30 s, and the kubelet some seconds more.
+/// From the Deployment's deletion to its pod's: two rounds of the garbage collector.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a pod that is being deleted is waited for. Sibling containers may use up a grace period of any length.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Lines of a crashed container's log that go into the error.
 const LOG_TAIL: i64 = 10;
 
@@ -69,7 +72,8 @@ impl Cluster {
         Ok(Proxy { cluster: self.clone(), name, session, container: container.to_owned() })
     }
 
-    /// Deletes the proxy's Deployment `name` of `session` and waits until its pods are gone. What is missing is gone.
+    /// Deletes the proxy's Deployment `name` of `session` and waits until its pods are gone, or have been on their way
+    /// out for long enough. What is missing is gone.
     pub async fn delete_proxy(
         &self,
         name: &str,
@@ -83,18 +87,26 @@ impl Cluster {
             Err(error) => return Err(error),
         }
         let mut pods = Watched::new(self.api::<Pod>(), session_pods(session));
-        let wait = async {
-            loop {
-                let pods = pods.changed().await.map_err(|cause| ClusterError::request("watch pods", cause))?;
-                if pods.is_empty() {
-                    return Ok(());
+        let began = Instant::now();
+        let mut staying = 1;
+        loop {
+            // A pod that is on its way out serves nobody; only its end is awaited, and not for ever.
+            let patience = if staying == 0 { LINGER_TIMEOUT } else { DELETE_TIMEOUT };
+            match tokio::time::timeout_at(began + patience, pods.changed()).await {
+                Ok(seen) => {
+                    let seen = seen.map_err(|cause| ClusterError::request("watch pods", cause))?;
+                    if seen.is_empty() {
+                        return Ok(());
+                    }
+                    staying = seen.values().filter(|pod| pod.metadata.deletion_timestamp.is_none()).count();
+                    progress("the proxy pod still there".into());
                 }
-                progress(format!("{} proxy pod still there", pods.len()));
+                Err(_) if staying == 0 => return Ok(()),
+                Err(_) => {
+                    let cause = Cause::Timeout(DELETE_TIMEOUT.as_secs());
+                    return Err(ClusterError::request("see the proxy's pod go", cause));
+                }
             }
-        };
-        match tokio::time::timeout(DELETE_TIMEOUT, wait).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(ClusterError::request("see the proxy's pod go", Cause::Timeout(DELETE_TIMEOUT.as_secs()))),
         }
     }
 }
@@ -161,7 +173,7 @@ impl Proxy {
                         Outlook::Failed(failure) => return Err(self.failed(&pod.name_any(), failure).await),
                         Outlook::Unschedulable(message) => {
                             if unschedulable_since.is_none() {
-                                unschedulable.as_mut().reset(tokio::time::Instant::now() + SCHEDULING_PATIENCE);
+                                unschedulable.as_mut().reset(Instant::now() + SCHEDULING_PATIENCE);
                             }
                             tell(format!("the scheduler: {message}"));
                             unschedulable_since = Some(message);

@@ -26,6 +26,8 @@ const MAX_CONFLICTS: usize = 10;
 const READY_TIMEOUT: Duration = Duration::from_secs(180);
 /// Once one pod serves, how long the others are waited for.
 const REST_TIMEOUT: Duration = Duration::from_secs(20);
+/// Between its record and its proxy a session asks the API server a few questions; clocks differ by some more.
+const GHOST_AGE: Duration = Duration::from_secs(300);
 
 /// What a restore did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +66,10 @@ impl Cluster {
             }
             match now.record {
                 Some(Ok(found)) if found.session == record.session => return Ok(found),
-                Some(Ok(found)) => return Err(held(reference, found)),
+                Some(Ok(found)) if now.replicas == 0 || !self.is_ghost(&found).await? => {
+                    return Err(held(reference, found));
+                }
+                Some(Ok(ghost)) => tracing::debug!(?ghost, "an old record came back with a rollback"),
                 // A record that cannot be read is somebody's all the same.
                 Some(Err(text)) => {
                     return Err(changed(reference, &format!("carries a swap record of another release: {text}")));
@@ -78,6 +83,16 @@ impl Cluster {
             }
         }
         Err(changed(reference, "changes all the time"))
+    }
+
+    /// Whether a record on a workload that runs is a leftover: a Deployment's controller copies annotations to its
+    /// `ReplicaSet`s and never removes them there, and `kubectl rollout undo` copies them back. A session's record comes
+    /// before its proxy, so a young one without a proxy is no ghost.
+    async fn is_ghost(&self, record: &SwapRecord) -> Result<bool, ClusterError> {
+        let proxies = self.api::<Deployment>();
+        let proxy = self.ask("look for the other session's proxy", proxies.get_opt(&record.proxy)).await?;
+        let age = record.since.parse::<Timestamp>().map(|since| Timestamp::now().duration_since(since));
+        Ok(proxy.is_none() && age.is_ok_and(|age| age.as_secs() > GHOST_AGE.as_secs().cast_signed()))
     }
 
     /// Scales to `replicas` if the workload carries `session`'s record.
@@ -113,7 +128,9 @@ impl Cluster {
             let api = self.any(&reference(String::new()));
             let list = self.ask(format!("list {}", kind.resource()), api.list(&ListParams::default())).await?;
             for object in list {
-                if let Some(Ok(record)) = Moment::of(&object).record {
+                // A Deployment's controller copies its annotations to its ReplicaSets.
+                let controlled = object.owner_references().iter().any(|owner| owner.controller == Some(true));
+                if let (false, Some(Ok(record))) = (controlled, Moment::of(&object).record) {
                     swaps.push((reference(object.name_any()), record));
                 }
             }

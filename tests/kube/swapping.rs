@@ -83,6 +83,19 @@ async fn another_sessions_workload_is_neither_taken_nor_restored() {
 
 #[tokio::test]
 #[ignore = "needs a cluster"]
+async fn a_record_that_a_rollback_brought_back_holds_nobody_up() {
+    in_namespace(|cluster| async move {
+        web(&cluster, 1).await;
+        let workload = cluster.resolve(&target("web")).await.unwrap();
+        let ghost = SwapRecord { since: "2020-01-01T00:00:00Z".into(), ..record("s1") };
+        cluster.record(&workload, ghost).await.unwrap();
+        assert_eq!(cluster.record(&workload, record("s2")).await.unwrap().session, "s2");
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster"]
 async fn of_two_sessions_at_once_one_wins() {
     in_namespace(|cluster| async move {
         web(&cluster, 1).await;
