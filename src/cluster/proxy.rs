@@ -20,9 +20,9 @@ use super::presence::Watched;
 /// terminal.
 const SCHEDULING_PATIENCE: Duration = Duration::from_secs(30);
 /// From the Deployment's deletion to its pod's: two rounds of the garbage collector.
-const DELETE_TIMEOUT: Duration = Duration::from_secs(60);
+const DELETE_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long a pod that is being deleted is waited for. Sibling containers may use up a grace period of any length.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(20);
+const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Lines of a crashed container's log that go into the error.
 const LOG_TAIL: i64 = 10;
 

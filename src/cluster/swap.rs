@@ -23,11 +23,11 @@ use super::workload::{Kind, Workload, WorkloadRef};
 /// Conflicts in a row. Controllers write a workload's status a few times while it changes, not ten times in a row.
 const MAX_CONFLICTS: usize = 10;
 /// How long the original's pods may take to be ready again before the proxy is removed all the same.
-const READY_TIMEOUT: Duration = Duration::from_secs(180);
+const READY_TIMEOUT: Duration = Duration::from_mins(3);
 /// Once one pod serves, how long the others are waited for.
 const REST_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between its record and its proxy a session asks the API server a few questions; clocks differ by some more.
-const GHOST_AGE: Duration = Duration::from_secs(300);
+const GHOST_AGE: Duration = Duration::from_mins(5);
 
 /// What a restore did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,7 +185,7 @@ impl Cluster {
         if left.is_empty() {
             Ok(Restored { record: Some(record), replicas: back.replicas, ready: back.ready })
         } else {
-            Err(ClusterError::Restore { workload: reference.clone(), left })
+            Err(ClusterError::Restore { workload: Box::new(reference.clone()), left })
         }
     }
 
@@ -251,7 +251,7 @@ impl Cluster {
         match self.ask(format!("get {reference}"), api.get_opt(&reference.name)).await? {
             Some(object) => Ok(Moment::of(&object)),
             None => Err(ClusterError::NotFound {
-                what: reference.kind.as_str().into(),
+                what: reference.kind.as_str(),
                 name: reference.name.clone(),
                 namespace: reference.namespace.clone(),
                 near: Vec::new(),
@@ -326,7 +326,7 @@ fn unless_conflict<T>(outcome: Result<T, ClusterError>) -> Result<bool, ClusterE
 
 fn held(reference: &WorkloadRef, found: SwapRecord) -> ClusterError {
     let SwapRecord { session, owner, since, .. } = found;
-    ClusterError::Held { workload: reference.clone(), owner, since, session }
+    ClusterError::Held { workload: Box::new(reference.clone()), owner, since, session }
 }
 
 fn changed(reference: &WorkloadRef, what: &str) -> ClusterError {

@@ -121,5 +121,5 @@ pub async fn wait_web(client: &Client, namespace: &str, ready: i32) {
         status.is_some_and(|status| status.ready_replicas.unwrap_or(0) == ready)
     };
     let wait = kube::runtime::wait::await_condition(api, "web", enough);
-    tokio::time::timeout(Duration::from_secs(60), wait).await.expect("web is ready in time").unwrap();
+    tokio::time::timeout(Duration::from_mins(1), wait).await.expect("web is ready in time").unwrap();
 }

@@ -128,7 +128,7 @@ async fn replicas_that_somebody_set_meanwhile_are_left_alone() {
         let patch = Patch::Merge(json!({ "spec": { "replicas": 1 } }));
         api.patch("web", &PatchParams::default(), &patch).await.unwrap();
         let restore = cluster.restore(&workload.reference, None, |_| {});
-        let restored = tokio::time::timeout(Duration::from_secs(60), restore).await.unwrap().unwrap();
+        let restored = tokio::time::timeout(Duration::from_mins(1), restore).await.unwrap().unwrap();
         assert_eq!((restored.replicas, restored.ready), (1, 1));
     })
     .await;
