@@ -4,17 +4,26 @@
 //! In reading order:
 //! - [`cli`]: what was typed;
 //! - [`settings`]: what it means;
+//! - [`commands`]: what is done about it;
+//! - [`plan`] and [`session`]: a swap, from its plan to its undoing;
+//! - [`compose`]: the same for a service of a Compose project;
 //! - [`cluster`]: the workload, the proxy in its place, and the way to it;
 //! - [`docker`]: the engine, the sidecar container and the user's container;
 //! - [`image`]: the images that this binary carries inside itself;
+//! - [`control`]: messages to the sidecar;
 //! - [`event`] and [`output`]: what a person or a script is told;
 //! - [`error`]: what can go wrong, the cure, and the exit code.
 
 pub mod cli;
 pub mod cluster;
+pub mod commands;
+pub mod compose;
+pub mod control;
 pub mod docker;
 pub mod error;
 pub mod event;
 pub mod image;
 pub mod output;
+pub mod plan;
+pub mod session;
 pub mod settings;

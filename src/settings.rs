@@ -1,9 +1,102 @@
 //! What was typed, as what it means: validated, with files read and defaults filled in. No command asks clap anything.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
-use tpdocker_protocol::addr::Transport;
+use tpdocker_protocol::addr::{Port, Transport};
+
+/// A whole command line.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// How often `-v`/`--verbose` was given.
+    pub verbosity: u8,
+    /// `--output`.
+    pub output: OutputFormat,
+    /// What to do.
+    pub command: Command,
+}
+
+/// How steps and errors are told on stderr.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OutputFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The subcommand.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// `tpdocker run`.
+    Run(Box<RunSettings>),
+    /// `tpdocker compose`.
+    Compose(ComposeSettings),
+    /// `tpdocker image`.
+    Image(ImageSettings),
+    /// `tpdocker restore`.
+    Restore(RestoreSettings),
+    /// `tpdocker version`.
+    Version,
+}
+
+/// `tpdocker compose`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ComposeSettings {
+    /// The cluster, where the compose file does not say.
+    pub cluster: ClusterSettings,
+    /// The proxy image, when not the one that belongs to this binary.
+    pub proxy_image: Option<String>,
+    /// `-f`, in order; docker compose looks for its own when empty.
+    pub files: Vec<PathBuf>,
+    /// `-p`.
+    pub project_name: Option<String>,
+    /// `--profile`.
+    pub profiles: Vec<String>,
+    /// `--env-file`.
+    pub env_files: Vec<PathBuf>,
+    /// `up` or `down`.
+    pub action: ComposeAction,
+    /// What follows the action, for docker compose.
+    pub args: Vec<String>,
+}
+
+/// What to do with a compose project.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ComposeAction {
+    /// `up`.
+    Up,
+    /// `down`.
+    Down,
+}
+
+/// `tpdocker image`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ImageSettings {
+    /// Write the proxy image as a tar.
+    Save {
+        /// Where to; stdout when `None`.
+        file: Option<PathBuf>,
+    },
+    /// Load it into the engine.
+    Load,
+    /// Push it to a registry.
+    Push {
+        /// As what, as typed.
+        reference: String,
+    },
+}
+
+/// `tpdocker restore`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreSettings {
+    /// The cluster.
+    pub cluster: ClusterSettings,
+    /// What is put back.
+    pub target: SwapTarget,
+}
 
 /// Which cluster, and where in it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -57,6 +150,7 @@ pub struct RunSettings {
 
 /// The user's container, less what belongs to the owner of its network namespace.
 #[derive(Debug, Clone, Default, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of docker's, independent of the others")]
 pub struct AppSpec {
     /// The image, as typed.
     pub image: String,
@@ -64,11 +158,15 @@ pub struct AppSpec {
     pub command: Vec<String>,
     /// `--entrypoint`; an empty string clears the image's.
     pub entrypoint: Option<String>,
-    /// `-e` and `--env-file`, later ones winning; they win over the pod's.
+    /// `-e` and `--env-file`, later ones winning and `-e` before files, as with docker; they win over the pod's.
     pub env: BTreeMap<String, String>,
+    /// `-e NAME` where the CLI's environment has no such variable: docker unsets it, so neither the pod's nor the
+    /// image's value reaches the app. Never overlaps with `env`.
+    pub env_unset: BTreeSet<String>,
     /// `-l`.
     pub labels: BTreeMap<String, String>,
-    /// `-v`, as Docker takes them, host paths made absolute.
+    /// `-v`, as the engine's API takes them in `HostConfig.Binds`, host paths made absolute. One without a colon is an
+    /// anonymous volume's path in the container.
     pub binds: Vec<String>,
     /// `--mount`.
     pub mounts: Vec<MountSpec>,
@@ -154,4 +252,17 @@ pub enum PullPolicy {
     Always,
     /// Never.
     Never,
+}
+
+impl std::fmt::Display for Publish {
+    /// `127.0.0.1:8080 → 80/tcp`.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.host_ip, self.host_port) {
+            (Some(ip), Some(port)) => write!(f, "{}", SocketAddr::new(ip, port))?,
+            (Some(ip), None) => write!(f, "a port of {ip}")?,
+            (None, Some(port)) => write!(f, "{port}")?,
+            (None, None) => f.write_str("a free port")?,
+        }
+        write!(f, " → {}", Port { transport: self.transport, number: self.container_port })
+    }
 }

@@ -36,5 +36,5 @@ pub use control::{ControlClient, admit};
 pub use error::ClusterError;
 pub use proxy::{Proxy, ProxyPod};
 pub use swap::Restored;
-pub use template::{Note, ProxySpec, proxy_deployment};
+pub use template::{Note, ProxySpec, control_port, proxy_deployment};
 pub use workload::{Kind, Workload, WorkloadRef};

@@ -8,7 +8,6 @@ use k8s_openapi::api::core::v1::{Event, Pod};
 use kube::ResourceExt as _;
 use kube::api::{DeleteParams, LogParams, PostParams};
 use kube::runtime::watcher;
-use tokio::time::Instant;
 use tpdocker_protocol::contract::LABEL_SESSION;
 
 use super::connect::Cluster;
@@ -19,10 +18,8 @@ use super::presence::Watched;
 /// An autoscaler that is about to add a node says so within seconds, but takes minutes; somebody waits in front of a
 /// terminal.
 const SCHEDULING_PATIENCE: Duration = Duration::from_secs(30);
-/// From the Deployment's deletion to its pod's: two rounds of the garbage collector.
+/// The garbage collector and the controllers have queues; a minute in them is an outage.
 const DELETE_TIMEOUT: Duration = Duration::from_mins(1);
-/// How long a pod that is being deleted is waited for. Sibling containers may use up a grace period of any length.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Lines of a crashed container's log that go into the error.
 const LOG_TAIL: i64 = 10;
 
@@ -72,8 +69,8 @@ impl Cluster {
         Ok(Proxy { cluster: self.clone(), name, session, container: container.to_owned() })
     }
 
-    /// Deletes the proxy's Deployment `name` of `session` and waits until its pods are gone, or have been on their way
-    /// out for long enough. What is missing is gone.
+    /// Deletes the proxy's Deployment `name` of `session` and waits until its pods are gone or going. What is missing
+    /// is gone.
     pub async fn delete_proxy(
         &self,
         name: &str,
@@ -87,26 +84,20 @@ impl Cluster {
             Err(error) => return Err(error),
         }
         let mut pods = Watched::new(self.api::<Pod>(), session_pods(session));
-        let began = Instant::now();
-        let mut staying = 1;
-        loop {
-            // A pod that is on its way out serves nobody; only its end is awaited, and not for ever.
-            let patience = if staying == 0 { LINGER_TIMEOUT } else { DELETE_TIMEOUT };
-            match tokio::time::timeout_at(began + patience, pods.changed()).await {
-                Ok(seen) => {
-                    let seen = seen.map_err(|cause| ClusterError::request("watch pods", cause))?;
-                    if seen.is_empty() {
-                        return Ok(());
-                    }
-                    staying = seen.values().filter(|pod| pod.metadata.deletion_timestamp.is_none()).count();
-                    progress("the proxy pod still there".into());
+        let wait = async {
+            loop {
+                let pods = pods.changed().await.map_err(|cause| ClusterError::request("watch pods", cause))?;
+                // One that is being deleted is out of every Service; how long its siblings take to end is up to them.
+                let staying = pods.values().filter(|pod| pod.metadata.deletion_timestamp.is_none()).count();
+                if staying == 0 {
+                    return Ok(());
                 }
-                Err(_) if staying == 0 => return Ok(()),
-                Err(_) => {
-                    let cause = Cause::Timeout(DELETE_TIMEOUT.as_secs());
-                    return Err(ClusterError::request("see the proxy's pod go", cause));
-                }
+                progress(format!("{staying} proxy pod still there"));
             }
+        };
+        match tokio::time::timeout(DELETE_TIMEOUT, wait).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(ClusterError::request("see the proxy's pod go", Cause::Timeout(DELETE_TIMEOUT.as_secs()))),
         }
     }
 }
@@ -173,7 +164,7 @@ impl Proxy {
                         Outlook::Failed(failure) => return Err(self.failed(&pod.name_any(), failure).await),
                         Outlook::Unschedulable(message) => {
                             if unschedulable_since.is_none() {
-                                unschedulable.as_mut().reset(Instant::now() + SCHEDULING_PATIENCE);
+                                unschedulable.as_mut().reset(tokio::time::Instant::now() + SCHEDULING_PATIENCE);
                             }
                             tell(format!("the scheduler: {message}"));
                             unschedulable_since = Some(message);

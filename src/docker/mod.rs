@@ -1,1 +1,40 @@
-//! Placeholder.
+//! The Docker engine: the sidecar container, which owns a network namespace, and the user's container, which joins it.
+//!
+//! Everything goes through the engine's API and nothing through the `docker` command: errors keep their type, no
+//! container's output passes through a log driver on its way to a person, and a machine with an engine but no client is
+//! enough. Names mean what they mean to Docker.
+//!
+//! In reading order:
+//! - `engine`: which engine, and whether it can be used (`endpoint` and `config` say where it is);
+//! - `images`: the image of the user's container, and ours (`credentials` for registries);
+//! - `sidecar`: the container that owns the network;
+//! - `app`: the user's container, from its creation to its exit code;
+//! - `streams`: its stdin, stdout and stderr (`hijack` is the connection, `frames` the format on it, `terminal`
+//!   what a TTY needs);
+//! - `cleanup`: what is left of a session;
+//! - `error`: what an engine refuses, and the cure.
+
+mod app;
+mod carried;
+mod cleanup;
+mod config;
+mod credentials;
+mod endpoint;
+mod engine;
+mod error;
+mod frames;
+mod hijack;
+mod holder;
+mod images;
+mod sidecar;
+mod stdio;
+mod streams;
+mod terminal;
+
+pub use app::{App, Exit, Running};
+pub use engine::Engine;
+pub use error::EngineError;
+pub use images::ImageFacts;
+pub use sidecar::{Sidecar, SidecarSpec};
+pub use stdio::Stdio;
+pub use terminal::Window;

@@ -61,6 +61,19 @@ wait_for() {
 
 have_image() { docker image inspect "$1" >/dev/null 2>&1; }
 
+# build_image NAME CONTEXT [FLAG...]: says nothing unless it fails. Images do not get $LABEL: whatever
+# somebody else runs from them would inherit it.
+build_image() {
+    local image=$1 context=$2 log
+    log=$CACHE/build-$(tr -c 'a-z0-9\n' - <<<"$1").log
+    shift 2
+    mkdir -p "$CACHE"
+    docker build -t "$image" --build-arg BASE="$BASE_IMAGE" "$@" "$context" >"$log" 2>&1 || {
+        tail -n 20 "$log" >&2
+        die "image $image could not be built" "see $log"
+    }
+}
+
 # content_tag FILE_OR_DIR...: a short hash of names and contents, for image tags.
 content_tag() {
     find "$@" -type f -not -path '*/target/*' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum \
@@ -69,23 +82,24 @@ content_tag() {
 
 # The flags that let a container be a Kubernetes node. `--privileged` is the usual way; an engine that
 # itself lacks a capability cannot grant it, and there the parts of it that matter are named one by one.
+# One flag a line.
 node_privileges() {
-    if [ "$(docker run --rm --privileged --network none "$BASE_IMAGE" echo yes 2>/dev/null)" = yes ]; then
+    if [ "$(docker run --rm --privileged --network none --label "$LABEL" "$BASE_IMAGE" echo yes 2>/dev/null)" = yes ]; then
         echo --privileged
     else
-        echo --cap-add ALL --cap-drop SYS_RESOURCE --security-opt seccomp=unconfined \
-            --security-opt apparmor=unconfined --security-opt systempaths=unconfined \
-            --device-cgroup-rule='a *:* rwm'
+        printf '%s\n' --cap-add=ALL --cap-drop=SYS_RESOURCE --security-opt=seccomp=unconfined \
+            --security-opt=apparmor=unconfined --security-opt=systempaths=unconfined \
+            '--device-cgroup-rule=a *:* rwm'
     fi
 }
 
-# debian_mirror [Debian-Security]: where this machine's own apt gets Debian's packages from.
+# debian_mirror Debian|Debian-Security: where this machine's own apt gets Debian's packages from.
 # Nothing else here knows a mirror. Empty and non-zero on a machine that has none.
 debian_mirror() {
     command -v apt-get >/dev/null || return 1
     # shellcheck disable=SC2016 # these are apt's placeholders
     apt-get indextargets --format '$(ORIGIN)|$(LABEL)|$(REPO_URI)' 'Created-By: Packages' \
-        | awk -F'|' -v label="${1:-Debian}" '$1 == "Debian" && $2 == label && !n++ { print $3 } END { exit !n }'
+        | awk -F'|' -v label="$1" '$1 == "Debian" && $2 == label && !n++ { print $3 } END { exit !n }'
 }
 DEBIAN_KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
 
@@ -96,7 +110,7 @@ apt_of() {
     shift 2
     if [ ! -s "$directory/sources.list" ]; then
         mkdir -p "$directory/lists/partial" "$directory/cache/archives/partial"
-        printf 'deb [signed-by=%s] %s %s main\n' "$DEBIAN_KEYRING" "$(debian_mirror)" "$suite" >"$directory/sources.list"
+        printf 'deb [signed-by=%s] %s %s main\n' "$DEBIAN_KEYRING" "$(debian_mirror Debian)" "$suite" >"$directory/sources.list"
         touch "$directory/status"
         apt_of "$directory" "$suite" -q update >&2
     fi

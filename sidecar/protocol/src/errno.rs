@@ -20,6 +20,8 @@ impl Errno {
     pub const ENETUNREACH: Self = Self(101);
     /// The connection was aborted by this end.
     pub const ECONNABORTED: Self = Self(103);
+    /// The writer has finished before.
+    pub const EPIPE: Self = Self(32);
     /// The peer reset the connection.
     pub const ECONNRESET: Self = Self(104);
     /// Nobody answered in the time that the kernel gives.
@@ -40,3 +42,5 @@ impl std::fmt::Display for Errno {
         write!(f, "{}", std::io::Error::from_raw_os_error(i32::from(self.0)))
     }
 }
+
+impl std::error::Error for Errno {}

@@ -1,0 +1,77 @@
+//! Commands, and what is common to them.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use super::{failure, run, settings, surroundings, wrong};
+use crate::cli::parse;
+use crate::settings::{Command, ComposeAction, ImageSettings, OutputFormat};
+
+#[test]
+fn v_is_a_volume_after_run_and_verbosity_in_front_of_it() {
+    let it = settings(&["tpdocker", "-vv", "--output", "json", "run", "--verbose", "--swap", "s", "-v", "/a:/b", "i"]);
+    assert_eq!((it.verbosity, it.output), (3, OutputFormat::Json));
+    let Command::Run(run) = it.command else { panic!("not a run") };
+    assert_eq!(run.app.binds, ["/a:/b"]);
+    assert_eq!(settings(&["tpdocker", "run", "--output=json", "--swap", "s", "i"]).output, OutputFormat::Json);
+}
+
+#[test]
+fn a_failure_is_told_in_the_format_asked_for_by_then() {
+    for args in [
+        &["tpdocker", "--output", "json", "run", "--bogus"][..],
+        &["tpdocker", "run", "--output=json", "--bogus"],
+        &["tpdocker", "--output=json", "bogus"],
+    ] {
+        assert_eq!(failure(args).output, OutputFormat::Json, "{args:?}");
+    }
+    assert_eq!(failure(&["tpdocker", "run", "img", "--output=json"]).output, OutputFormat::Text);
+}
+
+#[test]
+fn the_sessions_flags_are_ours() {
+    let it = run(&["-n", "staging", "--context=kind", "--proxy-image", "reg/p:1", "--dry-run", "img"]);
+    assert_eq!(it.cluster.namespace.as_deref(), Some("staging"));
+    assert_eq!(it.cluster.context.as_deref(), Some("kind"));
+    assert_eq!((it.proxy_image.as_deref(), it.dry_run), (Some("reg/p:1"), true));
+    assert!(wrong(&["-n", "Not/A/Namespace", "img"]).contains("namespace"));
+}
+
+#[test]
+fn compose_passes_on_what_follows_its_action() {
+    let it =
+        settings(&["tpdocker", "compose", "-n", "staging", "-f", "a.yaml", "-p", "x", "down", "-v", "--rmi", "all"]);
+    let Command::Compose(compose) = it.command else { panic!("not compose") };
+    assert_eq!((it.verbosity, compose.action), (0, ComposeAction::Down));
+    assert_eq!(compose.args, ["-v", "--rmi", "all"]);
+    assert_eq!(compose.files, [PathBuf::from("a.yaml")]);
+    assert_eq!(compose.cluster.namespace.as_deref(), Some("staging"));
+    let it = settings(&["tpdocker", "-v", "compose", "up", "web", "-d"]);
+    let Command::Compose(compose) = it.command else { panic!("not compose") };
+    assert_eq!((it.verbosity, compose.action, compose.args), (1, ComposeAction::Up, vec!["web".into(), "-d".into()]));
+}
+
+#[test]
+fn the_other_commands_are_read() {
+    let image = |args: &[&str]| match settings(args).command {
+        Command::Image(image) => image,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(
+        image(&["tpdocker", "image", "save", "-o", "p.tar"]),
+        ImageSettings::Save { file: Some("p.tar".into()) }
+    );
+    assert_eq!(image(&["tpdocker", "image", "save"]), ImageSettings::Save { file: None });
+    assert_eq!(image(&["tpdocker", "image", "load"]), ImageSettings::Load);
+    assert_eq!(image(&["tpdocker", "image", "push", "r/p:1"]), ImageSettings::Push { reference: "r/p:1".into() });
+    assert_eq!(settings(&["tpdocker", "version", "-v"]).verbosity, 1);
+    assert_eq!(settings(&["tpdocker", "version"]).command, Command::Version);
+}
+
+#[test]
+fn an_argument_that_is_not_utf8_is_refused_by_its_place() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let argv = ["tpdocker", "run"].map(OsString::from).into_iter().chain([OsString::from_vec(vec![0xff, b'x'])]);
+    let failure = parse(argv, &surroundings()).expect_err("not UTF-8");
+    assert!(failure.error.to_string().starts_with("argument 2 is not valid UTF-8"));
+}

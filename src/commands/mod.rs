@@ -1,0 +1,25 @@
+//! What each command does.
+
+mod compose;
+mod image;
+mod restore;
+mod run;
+mod undo;
+
+use crate::error::Error;
+use crate::output::Console;
+use crate::settings::{Command, Settings};
+
+/// Carries out a command and answers with the process's exit code: the app's own, where there is an app.
+pub async fn dispatch(settings: Settings, console: Console) -> Result<u8, Error> {
+    match settings.command {
+        Command::Run(run) => run::run(*run, settings.output, &console).await,
+        Command::Compose(compose) => compose::compose(compose, &console).await,
+        Command::Image(image) => image::image(image, &console.reporter()).await,
+        Command::Restore(restore) => restore::restore(restore, &console.reporter()).await,
+        Command::Version => {
+            println!("tpdocker {}", env!("CARGO_PKG_VERSION"));
+            Ok(0)
+        }
+    }
+}

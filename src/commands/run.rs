@@ -1,0 +1,230 @@
+//! `tpdocker run`: swap, run the container, put everything back.
+//!
+//! ```text
+//! find ─→ begin ─→ proxy ∥ sidecar ─→ tunnel ─→ app ─→ attend (swap when the app listens; signals; exit) ─→ undo
+//!   └── an error or a signal, wherever it comes: straight to undo ────────────────────────────────────────┘
+//! ```
+
+use std::time::Duration;
+
+use super::undo;
+use crate::docker::{App, Engine, Exit, Running, Sidecar, SidecarSpec, Stdio};
+use crate::error::{Bug, Error};
+use crate::event::Reporter;
+use crate::output::{Console, TerminalMode};
+use crate::plan::{self, plan};
+use crate::session::identity::Identity;
+use crate::session::link::Link;
+use crate::session::signals::{Received, Signals};
+use crate::session::{Attached, Session, environment, find, proxy_of};
+use crate::settings::{OutputFormat, RunSettings};
+
+/// How long an app may take to end by itself after it was asked to: `docker stop`'s default.
+const STOP_GRACE: Duration = Duration::from_secs(10);
+/// No deadline: a timer needs one.
+const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+/// How long the scheduler may take to choose a node; [`Session::attach`], which runs beside, says why it does not.
+const SCHEDULED_WITHIN: Duration = Duration::from_secs(300);
+
+/// Carries out `tpdocker run`; the exit code is the app's.
+pub async fn run(settings: RunSettings, output: OutputFormat, console: &Console) -> Result<u8, Error> {
+    let reporter = console.reporter();
+    let mut signals = Signals::take().map_err(|error| Bug::caused_by("signals cannot be handled", error))?;
+    let prepared = tokio::select! {
+        prepared = prepare(&settings, output, &reporter) => prepared?,
+        received = signals.end() => return Ok(received.exit_code()),
+    };
+    let Some(Prepared { engine, session, stdio }) = prepared else { return Ok(0) };
+    let outcome = {
+        let work = Work { settings: &settings, engine: &engine, session: &session, console };
+        work.carry_out(stdio, &mut signals).await
+    };
+    let keep_app = !settings.app.rm && outcome.as_ref().is_ok_and(|ended| ended.ran);
+    let undone = undo::containers_and_swap(&engine, &session, keep_app, &mut signals, &reporter).await;
+    let ended = outcome?;
+    undone?;
+    Ok(ended.code)
+}
+
+struct Prepared {
+    engine: Engine,
+    session: Session,
+    stdio: Stdio,
+}
+
+/// Everything that can be found out before anything is changed; `None` after a dry run.
+async fn prepare(settings: &RunSettings, output: OutputFormat, reporter: &Reporter) -> Result<Option<Prepared>, Error> {
+    let stdio =
+        Stdio::of_this_process().map_err(|error| Bug::caused_by("the standard streams cannot be used", error))?;
+    let app = &settings.app;
+    let engine = async {
+        let step = reporter.step("engine");
+        let engine = Engine::connect().await?;
+        step.done(format!("Docker {} at {}", engine.version(), engine.socket().display()));
+        if !settings.dry_run {
+            stdio.check(app.interactive, app.tty)?;
+            engine.ensure_sidecar_image(reporter).await?;
+            engine.ensure_image(&app.image, app.pull, app.platform.as_deref(), reporter).await?;
+        }
+        Ok::<_, Error>(engine)
+    };
+    let (engine, found) = tokio::try_join!(engine, find(&settings.cluster, &settings.swap, reporter))?;
+    let identity = Identity::new()?;
+    let (deployment, notes) = proxy_of(&identity, &found.workload, settings.proxy_image.as_deref())?;
+    if settings.dry_run {
+        let plan = plan(plan::Found {
+            cluster: found.cluster.facts(),
+            workload: &found.workload,
+            proxy: (deployment, notes),
+            app,
+            net: &settings.net,
+        });
+        match output {
+            OutputFormat::Text => print!("{}", plan.to_text()),
+            OutputFormat::Json => {
+                let text =
+                    serde_json::to_string(&plan).map_err(|error| Bug::caused_by("the plan is not JSON", error))?;
+                println!("{text}");
+            }
+        }
+        return Ok(None);
+    }
+    for note in notes {
+        reporter.notice(note.to_string());
+    }
+    let session = Session::new(identity, found, deployment, None, reporter.clone())?;
+    Ok(Some(Prepared { engine, session, stdio }))
+}
+
+/// How the work ended.
+struct Ended {
+    code: u8,
+    /// There was an app.
+    ran: bool,
+}
+
+struct Work<'a> {
+    settings: &'a RunSettings,
+    engine: &'a Engine,
+    session: &'a Session,
+    console: &'a Console,
+}
+
+/// What runs.
+struct Up {
+    attached: Attached,
+    app: App,
+    running: Running,
+    _link: Link,
+}
+
+impl Work<'_> {
+    async fn carry_out(&self, stdio: Stdio, signals: &mut Signals) -> Result<Ended, Error> {
+        let up = tokio::select! {
+            up = self.bring_up(stdio) => up,
+            received = signals.end() => return Ok(Ended { code: received.exit_code(), ran: false }),
+        };
+        let attended = self.attend(up?, signals).await;
+        self.console.resume();
+        Ok(Ended { code: attended?, ran: true })
+    }
+
+    async fn bring_up(&self, stdio: Stdio) -> Result<Up, Error> {
+        let RunSettings { app, net, .. } = self.settings;
+        let reporter = self.console.reporter();
+        let proxy = self.session.begin().await?;
+        // The pod's name is its host name; it is known as soon as the pod exists.
+        let scheduled = proxy.wait_scheduled(SCHEDULED_WITHIN, |_| {});
+        let sidecar = async {
+            let hostname = match (&net.hostname, scheduled.await) {
+                (Some(own), scheduled) => scheduled.map(|_| own.clone())?,
+                (None, scheduled) => hostname_of(self.session, scheduled?.name),
+            };
+            self.start_sidecar(hostname, &reporter).await
+        };
+        let (attached, sidecar) = tokio::try_join!(self.session.attach(proxy.clone()), sidecar)?;
+        let link = self.session.link(&attached, !net.dns.is_empty()).await?;
+        let env = environment::merged(environment::of_pod(&attached.pod, self.session.original()), app, net);
+        let step = reporter.step("app");
+        let session = self.session.identity.id.as_str();
+        let window = stdio.window();
+        let created = self.engine.create_app(session, &sidecar, app, env, window).await?;
+        self.console.quiet_live(if app.tty { TerminalMode::Raw } else { TerminalMode::Cooked });
+        let running = created.run(stdio).await?;
+        step.done(format!("{} in container {}", app.image, &created.id()[..12.min(created.id().len())]));
+        Ok(Up { attached, app: created, running, _link: link })
+    }
+
+    async fn start_sidecar(&self, hostname: String, reporter: &Reporter) -> Result<Sidecar, Error> {
+        let RunSettings { app, net, .. } = self.settings;
+        let step = reporter.step("sidecar");
+        let id = &self.session.identity.id;
+        let spec = SidecarSpec {
+            session: id.to_string(),
+            name: format!("tpdocker-{id}"),
+            hostname: Some(hostname.clone()),
+            net: net.clone(),
+            aliases: app.name.iter().cloned().collect(),
+            run_dir: self.session.run_dir.path().to_owned(),
+        };
+        let sidecar = self.engine.start_sidecar(&spec).await?;
+        let published: Vec<String> = net.publish.iter().map(ToString::to_string).collect();
+        let published =
+            if published.is_empty() { String::new() } else { format!(", publishes {}", published.join(", ")) };
+        step.done(format!("container {}, host name {hostname}{published}", sidecar.name));
+        Ok(sidecar)
+    }
+
+    /// From the app's start to its end: one loop puts the app, the swap and the signals in order.
+    async fn attend(&self, up: Up, signals: &mut Signals) -> Result<u8, Error> {
+        let Up { attached, app, mut running, _link } = up;
+        let mut swap = std::pin::pin!(self.session.swap(&attached));
+        let mut swapped = false;
+        let mut reader_gone = std::pin::pin!(running.reader_gone());
+        let mut reading = true;
+        let mut deadline = std::pin::pin!(tokio::time::sleep(FAR));
+        loop {
+            tokio::select! {
+                ended = running.wait() => return Ok(self.ended(ended?)),
+                outcome = &mut swap, if !swapped => match outcome {
+                    Ok(()) => swapped = true,
+                    Err(error) => {
+                        app.stop(STOP_GRACE).await?;
+                        return Err(error);
+                    }
+                },
+                received = signals.next() => {
+                    app.signal(received.name()).await?;
+                    if received.ends() {
+                        deadline.as_mut().reset(tokio::time::Instant::now() + STOP_GRACE);
+                    }
+                }
+                () = &mut reader_gone, if reading => {
+                    // As a shell would have it: whoever writes to a closed pipe ends.
+                    reading = false;
+                    app.signal(Received::Terminate.name()).await?;
+                    deadline.as_mut().reset(tokio::time::Instant::now() + STOP_GRACE);
+                }
+                () = &mut deadline => {
+                    app.signal("SIGKILL").await?;
+                    deadline.as_mut().reset(tokio::time::Instant::now() + FAR);
+                }
+            }
+        }
+    }
+
+    fn ended(&self, exit: Exit) -> u8 {
+        if exit.oom_killed {
+            self.console.reporter().warn("the app was killed for want of memory");
+        }
+        exit.code
+    }
+}
+
+/// The pod's host name: its `hostname` field, else its name (cut to what a host name may have, as the kubelet does).
+fn hostname_of(session: &Session, pod: String) -> String {
+    let spec = session.workload().template.spec.as_ref();
+    let own = spec.and_then(|spec| spec.hostname.clone());
+    let name = own.unwrap_or(pod);
+    name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
+}

@@ -1,0 +1,91 @@
+//! The end of a session: containers gone, the original back. Tried to the end whatever fails on the way, and told as a
+//! list; safe to repeat.
+
+use crate::cluster::ClusterError;
+use crate::docker::{Engine, EngineError};
+use crate::error::{Code, Explain};
+use crate::event::Reporter;
+use crate::session::Session;
+use crate::session::signals::Signals;
+
+/// What could not be undone.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// In the engine.
+    #[error("containers of the session are left in the engine")]
+    Engine(#[source] EngineError),
+    /// In the cluster.
+    #[error("the original is not back")]
+    Cluster(#[source] ClusterError),
+    /// In both.
+    #[error("the original is not back, and containers are left in the engine: {engine}")]
+    Both {
+        /// In the engine.
+        engine: EngineError,
+        /// In the cluster.
+        #[source]
+        cluster: ClusterError,
+    },
+    /// The user did not want to wait for the rest.
+    #[error("the original was told to come back and was not waited for; the proxy is still there")]
+    Impatient {
+        /// How to finish it.
+        command: String,
+    },
+}
+
+impl Explain for Failure {
+    fn code(&self) -> Code {
+        match self {
+            Self::Engine(error) => error.code(),
+            Self::Cluster(_) | Self::Both { .. } | Self::Impatient { .. } => Code::Restore,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Engine(error) => error.hint(),
+            Self::Cluster(error) | Self::Both { cluster: error, .. } => error.hint(),
+            Self::Impatient { command } => Some(command.clone()),
+        }
+    }
+}
+
+/// Puts the cluster back and, at the same time, removes the session's containers; with `keep_app` the user's own stays,
+/// as without `--rm`. A first signal meanwhile is answered with what is going on; a second one ends the waiting.
+pub async fn containers_and_swap(
+    engine: &Engine,
+    session: &Session,
+    keep_app: bool,
+    signals: &mut Signals,
+    reporter: &Reporter,
+) -> Result<(), Failure> {
+    let id = session.identity.id.as_str();
+    let containers =
+        async { if keep_app { engine.remove_sidecar_of(id).await } else { engine.remove_all_of(id).await } };
+    let both = async { tokio::join!(containers, session.end()) };
+    tokio::pin!(both);
+    let mut warned = false;
+    loop {
+        tokio::select! {
+            (containers, cluster) = &mut both => return match (containers, cluster) {
+                (Ok(_), Ok(_)) => Ok(()),
+                (Err(engine), Ok(_)) => Err(Failure::Engine(engine)),
+                (Ok(_), Err(cluster)) => Err(Failure::Cluster(cluster)),
+                (Err(engine), Err(cluster)) => Err(Failure::Both { engine, cluster }),
+            },
+            _ = signals.end() => {
+                if warned {
+                    let workload = &session.workload().reference;
+                    let command = format!(
+                        "tpdocker restore -n {} {}/{}",
+                        workload.namespace, workload.kind.slug(), workload.name
+                    );
+                    return Err(Failure::Impatient { command });
+                }
+                warned = true;
+                reporter.warn("the original is being put back; once more, and it is left half done");
+            }
+        }
+    }
+}

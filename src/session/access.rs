@@ -1,0 +1,50 @@
+//! How this session reaches its proxy, whichever pod that is at the moment.
+
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tpdocker_protocol::admission::Role;
+use tpdocker_protocol::control::PodView;
+
+use super::identity::Identity;
+use crate::cluster::{Cluster, ClusterError, PortForward, Proxy, ProxyPod, control};
+
+/// How long a pod that came in the place of a lost one may take; somebody who waits for the tunnel is told meanwhile.
+const NEXT_POD: Duration = Duration::from_secs(30);
+
+/// The way to the proxy.
+#[derive(Debug)]
+pub struct Access {
+    cluster: Cluster,
+    proxy: Proxy,
+    port: u16,
+    identity: Identity,
+    pod: Mutex<ProxyPod>,
+}
+
+impl Access {
+    /// To `port` of the loopback of `pod`.
+    pub fn new(cluster: Cluster, proxy: Proxy, port: u16, identity: Identity, pod: ProxyPod) -> Self {
+        Self { cluster, proxy, port, identity, pod: Mutex::new(pod) }
+    }
+
+    fn identity(&self) -> control::Identity<'_> {
+        control::Identity { key: &self.identity.key, session: self.identity.id.as_str() }
+    }
+
+    /// An admitted connection. When the pod that answered last does not, the Deployment may have another by now.
+    pub async fn open(&self, role: Role) -> Result<PortForward, ClusterError> {
+        let mut pod = self.pod.lock().await;
+        match self.cluster.dial(&pod.name, self.port, self.identity(), role).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => tracing::debug!(%error, pod = pod.name, "looking for another pod of the proxy"),
+        }
+        *pod = self.proxy.wait_running(NEXT_POD, |_| {}).await?;
+        self.cluster.dial(&pod.name, self.port, self.identity(), role).await
+    }
+
+    /// What the swapped container would see.
+    pub async fn describe(&self) -> Result<PodView, ClusterError> {
+        control::ControlClient::new(self.open(Role::Control).await?).describe().await
+    }
+}

@@ -1,0 +1,162 @@
+//! The way between sidecar and proxy: the CLI fetches a carrier from the API server, proves the session's right to it,
+//! and from then on only pumps bytes between it and the sidecar's socket. The ends of the tunnel speak past it.
+//!
+//! ```text
+//! sidecar ══ Unix socket ══ CLI (this pump) ══ port-forward ══ proxy
+//! ```
+//! When a carrier is lost, the next one is fetched; when the sidecar's data plane was restarted, it is told its
+//! configuration again. Both go on until the session ends.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tpdocker_protocol::admission::Role;
+use tpdocker_protocol::control::{SidecarConfig, SidecarStatus};
+
+use super::access::Access;
+use super::sidecar::{self, Sidecar, SidecarError};
+use crate::cluster::PortForward;
+use crate::error::Error;
+use crate::event::Reporter;
+
+/// First and longest pause between two attempts to get a carrier: a blink of the network costs no second, and a
+/// long outage does not make a busy loop.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Bytes in flight through the pump, each way: more than one round trip of a fast carrier needs, since both sides
+/// buffer in the kernel too.
+const PUMP_BUFFER: usize = 256 * 1024;
+
+/// What the link needs.
+#[derive(Debug, Clone)]
+pub struct LinkPlan {
+    /// How to reach the proxy.
+    pub access: Arc<Access>,
+    /// The sidecar's socket.
+    pub socket: PathBuf,
+    /// What the sidecar has to be told.
+    pub config: SidecarConfig,
+}
+
+/// A link that keeps itself up until it is dropped.
+#[derive(Debug)]
+pub struct Link {
+    /// What the sidecar is doing; `attached` is true while the tunnel carries traffic.
+    pub status: watch::Receiver<SidecarStatus>,
+    cancel: CancellationToken,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+impl Link {
+    /// Configures the sidecar, builds the first carrier, and returns once the tunnel carries traffic.
+    pub async fn up(plan: LinkPlan, reporter: Reporter) -> Result<Self, Error> {
+        let mut control = Sidecar::connect(&plan.socket).await?;
+        control.configure(plan.config.clone()).await?;
+        let first = Carrier::build(&plan).await?;
+        let (status_tx, status_rx) = watch::channel(SidecarStatus::default());
+        let link = Self { status: status_rx, cancel: CancellationToken::new() };
+        control.watch().await?;
+        tokio::spawn(link.cancel.clone().run_until_cancelled_owned(keep_configured(plan.clone(), control, status_tx)));
+        tokio::spawn(link.cancel.clone().run_until_cancelled_owned(keep_carried(plan, first, reporter)));
+        let mut attached = link.status.clone();
+        attached
+            .wait_for(|status| status.attached)
+            .await
+            .map_err(|_| SidecarError::Failed("its data plane went away while the tunnel was built".into()))?;
+        Ok(link)
+    }
+}
+
+/// The two ends that the pump connects.
+struct Carrier {
+    cluster: PortForward,
+    sidecar: tokio::net::UnixStream,
+}
+
+impl Carrier {
+    async fn build(plan: &LinkPlan) -> Result<Self, Error> {
+        let cluster = plan.access.open(Role::Tunnel).await?;
+        let sidecar = sidecar::carrier(&plan.socket).await?;
+        Ok(Self { cluster, sidecar })
+    }
+
+    /// Pumps until one side ends; says why.
+    async fn pump(mut self) -> String {
+        match tokio::io::copy_bidirectional_with_sizes(&mut self.sidecar, &mut self.cluster, PUMP_BUFFER, PUMP_BUFFER)
+            .await
+        {
+            Ok(_) => "the connection was closed".into(),
+            Err(error) => error.to_string(),
+        }
+    }
+}
+
+/// Pumps, and fetches the next carrier when one is lost.
+async fn keep_carried(plan: LinkPlan, first: Carrier, reporter: Reporter) {
+    let mut carrier = first;
+    loop {
+        let reason = carrier.pump().await;
+        let lost = Instant::now();
+        reporter.warn(format!("tunnel lost: {reason}; reconnecting"));
+        carrier = fetch(&plan, &reporter).await;
+        reporter.notice(format!(
+            "tunnel back after {:.1} s; connections from before were reset",
+            lost.elapsed().as_secs_f32()
+        ));
+    }
+}
+
+async fn fetch(plan: &LinkPlan, reporter: &Reporter) -> Carrier {
+    let mut pause = RETRY.0;
+    let mut said = String::new();
+    loop {
+        match Carrier::build(plan).await {
+            Ok(carrier) => return carrier,
+            Err(error) => {
+                let text = error.chain().join(": ");
+                if text != said {
+                    reporter.warn(format!("no tunnel yet: {text}"));
+                    said = text;
+                }
+            }
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY.1);
+    }
+}
+
+/// Passes the sidecar's state on, and tells a restarted data plane its configuration again.
+async fn keep_configured(plan: LinkPlan, first: Sidecar, status_tx: watch::Sender<SidecarStatus>) {
+    let mut control = first;
+    loop {
+        let error = loop {
+            match control.status().await {
+                Ok(status) => status_tx.send_replace(status),
+                Err(error) => break error,
+            };
+        };
+        tracing::info!(%error, "the sidecar's data plane went away");
+        status_tx.send_replace(SidecarStatus::default());
+        control = loop {
+            match reconfigure(&plan).await {
+                Ok(control) => break control,
+                Err(error) => tracing::warn!(%error, "the sidecar is not back yet"),
+            }
+            tokio::time::sleep(RETRY.0).await;
+        };
+    }
+}
+
+async fn reconfigure(plan: &LinkPlan) -> Result<Sidecar, SidecarError> {
+    let mut control = Sidecar::connect(&plan.socket).await?;
+    control.configure(plan.config.clone()).await?;
+    control.watch().await?;
+    Ok(control)
+}

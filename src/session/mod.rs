@@ -1,0 +1,232 @@
+//! A session: everything between a swap and its undoing, less what differs between `run` and `compose` (who starts the
+//! containers).
+//!
+//! Whatever a session makes, it makes so that the undoing needs no memory of how far it came: objects carry the session's
+//! label, the workload carries the record, and undoing what was never done is done already. So a session that fails or
+//! is interrupted at any step ends like one that ran well, with [`Session::end`].
+
+pub mod access;
+pub mod environment;
+pub mod identity;
+pub mod link;
+pub mod rundir;
+pub mod sidecar;
+pub mod signals;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::Container;
+use tpdocker_protocol::control::{PodView, SidecarConfig, SwapRecord};
+
+use self::access::Access;
+use self::identity::Identity;
+use self::link::{Link, LinkPlan};
+use self::rundir::{RunDir, SessionRecord};
+use crate::cluster::{
+    Cluster, ClusterError, Note, Proxy, ProxySpec, Restored, Workload, control_port, proxy_deployment, swap::since_now,
+};
+use crate::error::Error;
+use crate::event::Reporter;
+use crate::image;
+use crate::plan;
+use crate::settings::{ClusterSettings, SwapTarget};
+
+/// How long the proxy's pod may take from its creation until it runs. Init containers of the original run first, and
+/// migrations take their time; a pod that cannot start is said long before.
+const POD_STARTS_WITHIN: Duration = Duration::from_secs(300);
+/// A swap waits for the app as long as the session lives: it may be compiling.
+const APP_LISTENS_WITHIN: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What was found in the cluster before anything is changed.
+#[derive(Debug)]
+pub struct Found {
+    /// Where.
+    pub cluster: Cluster,
+    /// What is swapped.
+    pub workload: Workload,
+}
+
+/// Connects, finds the workload, and checks the rights.
+pub async fn find(settings: &ClusterSettings, target: &SwapTarget, reporter: &Reporter) -> Result<Found, Error> {
+    let step = reporter.step("cluster");
+    let cluster = Cluster::connect(settings).await?;
+    step.done(cluster.facts().to_string());
+    let step = reporter.step("workload");
+    let workload = cluster.resolve(target).await?;
+    if let Some(notice) = cluster.check_rights(workload.reference.kind).await? {
+        reporter.notice(notice);
+    }
+    step.done(plan::describe(&workload));
+    Ok(Found { cluster, workload })
+}
+
+/// A session on one workload.
+#[derive(Debug)]
+pub struct Session {
+    /// Who it is.
+    pub identity: Identity,
+    /// Its directory on the laptop.
+    pub run_dir: RunDir,
+    found: Found,
+    deployment: Deployment,
+    control_port: u16,
+    reporter: Reporter,
+}
+
+/// A proxy whose program answers.
+#[derive(Debug)]
+pub struct Attached {
+    /// The way to it.
+    access: Arc<Access>,
+    /// Its Deployment.
+    proxy: Proxy,
+    /// What the swapped container would see.
+    pub pod: PodView,
+}
+
+/// The proxy as it will be created, and what is different about its pod.
+pub fn proxy_of(
+    identity: &Identity,
+    workload: &Workload,
+    image: Option<&str>,
+) -> Result<(Deployment, Vec<Note>), ClusterError> {
+    let spec = ProxySpec {
+        session: identity.id.to_string(),
+        public_key: identity.key.verifying_key().to_bytes(),
+        image: image.unwrap_or_else(|| image::proxy().reference()).to_owned(),
+        control_port: control_port(workload),
+    };
+    proxy_deployment(workload, &spec)
+}
+
+impl Session {
+    /// Prepares a session; nothing is changed in the cluster yet.
+    pub fn new(
+        identity: Identity,
+        found: Found,
+        deployment: Deployment,
+        compose_project: Option<String>,
+        reporter: Reporter,
+    ) -> Result<Self, Error> {
+        let run_dir = RunDir::create(&identity.id)?;
+        let reference = &found.workload.reference;
+        run_dir.record(&SessionRecord {
+            session: identity.id.to_string(),
+            pid: nix::unistd::getpid().as_raw(),
+            workload: format!("{}/{}", reference.kind.slug(), reference.name),
+            namespace: reference.namespace.clone(),
+            context: found.cluster.facts().context.clone(),
+            compose_project,
+        })?;
+        let control_port = control_port(&found.workload);
+        Ok(Self { identity, run_dir, found, deployment, control_port, reporter })
+    }
+
+    /// What is swapped.
+    pub fn workload(&self) -> &Workload {
+        &self.found.workload
+    }
+
+    /// The container that is swapped, as its pod template declares it.
+    pub fn original(&self) -> Option<&Container> {
+        let spec = self.workload().template.spec.as_ref()?;
+        spec.containers.iter().find(|container| container.name == self.workload().container)
+    }
+
+    /// Records the swap and creates the proxy.
+    pub async fn begin(&self) -> Result<Proxy, Error> {
+        let Found { cluster, workload } = &self.found;
+        let record = SwapRecord {
+            session: self.identity.id.to_string(),
+            owner: self.identity.owner.clone(),
+            replicas: workload.replicas,
+            proxy: self.deployment.metadata.name.clone().unwrap_or_default(),
+            since: since_now(),
+        };
+        let step = self.reporter.step("record");
+        let record = cluster.record(workload, record).await?;
+        step.done(format!("session {} of {}, {} to come back to", record.session, record.owner, record.replicas));
+        Ok(cluster.create_proxy(&self.deployment, &workload.container).await?)
+    }
+
+    /// Waits until the proxy's program answers, and asks it what the container would see.
+    pub async fn attach(&self, proxy: Proxy) -> Result<Attached, Error> {
+        let step = self.reporter.step("proxy");
+        step.progress("waiting for its pod");
+        let pod = proxy.wait_running(POD_STARTS_WITHIN, |text| step.progress(text)).await?;
+        let mut facts = format!("pod {}", pod.name);
+        if let (Some(node), Some(ip)) = (&pod.node, &pod.ip) {
+            facts = format!("{facts} on {node}, {ip}");
+        }
+        let cluster = self.found.cluster.clone();
+        let access = Access::new(cluster, proxy.clone(), self.control_port, self.identity.clone(), pod);
+        let pod = access.describe().await?;
+        step.done(format!("{facts}, {} variables", pod.env.len()));
+        Ok(Attached { access: Arc::new(access), proxy, pod })
+    }
+
+    /// Builds the tunnel between the proxy and the sidecar that listens in the session's directory. With
+    /// `own_resolver` the sidecar keeps the resolver that the engine gave it.
+    pub async fn link(&self, attached: &Attached, own_resolver: bool) -> Result<Link, Error> {
+        let step = self.reporter.step("tunnel");
+        let config = SidecarConfig {
+            resolv_conf: (!own_resolver).then(|| attached.pod.resolv_conf.clone()),
+            extra_hosts: self.host_aliases(),
+            bypass: Vec::new(),
+        };
+        let plan = LinkPlan { access: Arc::clone(&attached.access), socket: self.run_dir.socket(), config };
+        let link = Link::up(plan, self.reporter.clone()).await?;
+        let captured = link.status.borrow().capture.clone().unwrap_or_default();
+        step.done(format!("port-forward over WebSocket, capture by {captured}"));
+        Ok(link)
+    }
+
+    /// Waits until the app listens, then takes the original out of the Service.
+    pub async fn swap(&self, attached: &Attached) -> Result<(), Error> {
+        let Found { cluster, workload } = &self.found;
+        let step = self.reporter.step("swap");
+        step.progress(format!("waiting until the app listens on {}", plan::ports(workload)));
+        attached.proxy.wait_ready(APP_LISTENS_WITHIN, |text| step.progress(text)).await?;
+        cluster.scale(&workload.reference, self.identity.id.as_str(), 0).await?;
+        cluster.wait_gone(workload, |text| step.progress(text)).await?;
+        let services = match &workload.services[..] {
+            [] => "its place".to_owned(),
+            services => format!("service {}", services.join(", ")),
+        };
+        step.done(format!("{services} is answered here; {} is at 0", workload.reference.name));
+        Ok(())
+    }
+
+    /// Puts the cluster back, from whatever step.
+    pub async fn end(&self) -> Result<Restored, ClusterError> {
+        let step = self.reporter.step("restore");
+        let reference = &self.workload().reference;
+        let restored =
+            self.found.cluster.restore(reference, Some(self.identity.id.as_str()), |text| step.progress(text)).await?;
+        let facts = match &restored.record {
+            Some(_) => {
+                format!("{} is back, {}/{} ready, proxy deleted", reference.name, restored.ready, restored.replicas)
+            }
+            None => format!("{} is as it was", reference.name),
+        };
+        step.done(facts);
+        Ok(restored)
+    }
+
+    /// The pod's `hostAliases`, as lines of `/etc/hosts`.
+    fn host_aliases(&self) -> Vec<String> {
+        let spec = self.workload().template.spec.as_ref();
+        spec.into_iter()
+            .flat_map(|spec| spec.host_aliases.iter().flatten())
+            .map(|alias| {
+                format!(
+                    "{}\t{}",
+                    alias.ip,
+                    alias.hostnames.iter().flatten().map(String::as_str).collect::<Vec<_>>().join("\t")
+                )
+            })
+            .collect()
+    }
+}

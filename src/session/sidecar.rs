@@ -1,0 +1,115 @@
+//! The CLI's side of the sidecar's Unix socket: configuration, and the carrier's bytes.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::time::Instant;
+use tpdocker_protocol::contract::{SIDECAR_CARRIER, SIDECAR_CONTROL};
+use tpdocker_protocol::control::{SidecarConfig, SidecarReply, SidecarRequest, SidecarStatus};
+
+use crate::control::{Conversation, ConversationError};
+use crate::error::{Code, Explain};
+
+/// How long a sidecar may take from its start until it listens: its data plane programs a few netlink messages.
+const LISTENS_WITHIN: Duration = Duration::from_secs(10);
+/// Between two looks for the socket. A bind-mounted directory of a virtual machine raises no inotify events, so looking
+/// is what works everywhere.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// The sidecar does not do its part.
+#[derive(Debug, thiserror::Error)]
+pub enum SidecarError {
+    /// Nobody listens on the socket.
+    #[error("the sidecar does not listen on {}", path.display())]
+    Absent {
+        /// Of the socket.
+        path: PathBuf,
+        /// The last error.
+        source: io::Error,
+    },
+    /// It hung up or spoke nonsense.
+    #[error("the conversation with the sidecar failed")]
+    Conversation(#[from] ConversationError),
+    /// It cannot do what was asked.
+    #[error("the sidecar failed: {0}")]
+    Failed(String),
+}
+
+impl Explain for SidecarError {
+    fn code(&self) -> Code {
+        Code::Tunnel
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Absent { .. } | Self::Conversation(_) => {
+                Some("docker logs $(docker ps -aqf label=tpdocker.dev/role=sidecar | head -1)".into())
+            }
+            Self::Failed(_) => None,
+        }
+    }
+}
+
+/// Connects and says what the connection is for.
+async fn connect(socket: &Path, purpose: u8) -> Result<UnixStream, SidecarError> {
+    let began = Instant::now();
+    loop {
+        let failed = match UnixStream::connect(socket).await {
+            Ok(mut stream) => {
+                stream.write_all(&[purpose]).await.map_err(ConversationError::from)?;
+                return Ok(stream);
+            }
+            Err(error) => error,
+        };
+        let not_yet = matches!(failed.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused);
+        if !not_yet || began.elapsed() > LISTENS_WITHIN {
+            return Err(SidecarError::Absent { path: socket.to_owned(), source: failed });
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// A connection whose bytes the sidecar takes for those of a carrier.
+pub async fn carrier(socket: &Path) -> Result<UnixStream, SidecarError> {
+    connect(socket, SIDECAR_CARRIER).await
+}
+
+/// A conversation with the sidecar's data plane.
+#[derive(Debug)]
+pub struct Sidecar {
+    conversation: Conversation<UnixStream>,
+}
+
+impl Sidecar {
+    /// Waits until the sidecar listens.
+    pub async fn connect(socket: &Path) -> Result<Self, SidecarError> {
+        Ok(Self { conversation: Conversation::new(connect(socket, SIDECAR_CONTROL).await?) })
+    }
+
+    /// Has the pod's files written and the rules set.
+    pub async fn configure(&mut self, config: SidecarConfig) -> Result<(), SidecarError> {
+        self.conversation.send(&SidecarRequest::Configure(config)).await?;
+        match self.conversation.receive().await? {
+            SidecarReply::Configured => Ok(()),
+            SidecarReply::Error { message } => Err(SidecarError::Failed(message)),
+            SidecarReply::Status(_) => Err(SidecarError::Failed("answered out of turn".into())),
+        }
+    }
+
+    /// Begins to watch; [`Self::status`] gives one state after the other from here on.
+    pub async fn watch(&mut self) -> Result<(), SidecarError> {
+        Ok(self.conversation.send(&SidecarRequest::Watch).await?)
+    }
+
+    /// The next state. Cancel-safe.
+    pub async fn status(&mut self) -> Result<SidecarStatus, SidecarError> {
+        match self.conversation.receive().await? {
+            SidecarReply::Status(status) => Ok(status),
+            SidecarReply::Error { message } => Err(SidecarError::Failed(message)),
+            SidecarReply::Configured => Err(SidecarError::Failed("answered out of turn".into())),
+        }
+    }
+}

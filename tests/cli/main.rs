@@ -1,0 +1,99 @@
+//! The real binary: what it prints where, and with which code it exits.
+
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::process::{Command, Output};
+
+mod docs;
+
+/// Runs `tpdocker` in an environment that has nothing of the machine's in it.
+fn tpdocker(args: &[&str]) -> Output {
+    command().args(args).output().expect("the binary runs")
+}
+
+fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tpdocker"));
+    command.env_clear().current_dir("/");
+    command
+}
+
+/// Exit code, stdout and stderr in one text.
+fn told(output: &Output) -> String {
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    format!("exit: {}\n--- stdout\n{stdout}--- stderr\n{stderr}", output.status.code().unwrap_or(-1))
+}
+
+#[test]
+fn help_goes_to_stdout() {
+    insta::assert_snapshot!("help", told(&tpdocker(&["--help"])));
+    insta::assert_snapshot!("run-help", told(&tpdocker(&["run", "--help"])));
+    insta::assert_snapshot!("compose-help", told(&tpdocker(&["compose", "--help"])));
+    insta::assert_snapshot!("image-save-help", told(&tpdocker(&["image", "save", "--help"])));
+}
+
+#[test]
+fn help_of_run_is_the_same_by_either_way() {
+    assert_eq!(tpdocker(&["help", "run"]).stdout, tpdocker(&["run", "--help"]).stdout);
+}
+
+#[test]
+fn a_wrong_command_line_has_a_message_a_hint_and_code_2() {
+    let lines: &[&[&str]] = &[
+        &[],
+        &["bogus"],
+        &["--bogus"],
+        &["compose"],
+        &["image", "push"],
+        &["--output", "xml", "version"],
+        &["run"],
+        &["run", "--swap", "web"],
+        &["run", "img"],
+        &["run", "--swap", "web", "--volmue", "/a:/b", "img"],
+        &["run", "--swap", "web", "--gpus", "all", "img"],
+        &["run", "--swap", "web", "-d", "img"],
+        &["run", "--swap", "web", "-h"],
+        &["run", "--swap", "web", "-p", "80:http", "img"],
+        &["run", "--swap", "web", "-p", "8000-8010:80", "img"],
+        &["run", "--swap", "web", "--network", "host", "img"],
+        &["run", "--swap", "web", "--env-file", "missing.env", "img"],
+        &["run", "--swap", "pod/web", "img"],
+        &["run", "--output=json", "--swap", "web", "-v", "~/src:/app", "img"],
+    ];
+    let mut all = String::new();
+    for line in lines {
+        let output = tpdocker(line);
+        assert_eq!(output.status.code(), Some(2), "{line:?}");
+        assert!(output.stdout.is_empty(), "{line:?}");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        writeln!(all, "$ tpdocker {}\n{stderr}", line.join(" ")).expect("in memory");
+    }
+    insta::assert_snapshot!("wrong-command-lines", all);
+}
+
+#[test]
+fn an_argument_that_is_not_utf8_is_a_wrong_command_line() {
+    let output = command().arg("run").arg(std::ffi::OsStr::from_bytes(b"\xff")).output().expect("the binary runs");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).starts_with("error: argument 2 is not valid UTF-8"));
+}
+
+#[test]
+fn help_into_a_closed_pipe_is_no_error() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let status = command().args(["run", "--help"]).stdout(writer).status().expect("the binary runs");
+    assert!(status.success());
+}
+
+#[test]
+fn a_working_directory_that_is_gone_is_said() {
+    let gone = tempfile::tempdir().expect("a directory");
+    let path = gone.path().to_owned();
+    let mut shell = Command::new("sh");
+    shell.current_dir(&path).args(["-c", "rmdir \"$1\" && exec \"$2\" version", "sh"]);
+    let output = shell.arg(&path).arg(env!("CARGO_BIN_EXE_tpdocker")).output().expect("sh runs");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.starts_with("error: cannot tell the working directory"), "{stderr}");
+}

@@ -1,0 +1,11 @@
+//! The product as its users meet it: the real binary, a real engine, a real cluster with the staging example.
+//!
+//! `make test-e2e` sets both up. Each test compares the namespace and the engine before and after: whatever a session
+//! did, nothing of it may stay.
+
+mod bad_input;
+mod compose;
+mod hot_reload;
+mod images;
+mod main_job;
+mod support;
