@@ -66,9 +66,13 @@ impl fmt::Debug for Cluster {
 }
 
 impl Cluster {
-    /// Reads the kubeconfig, logs in, asks for the version and looks whether the namespace exists.
+    /// Reads the user's kubeconfig, logs in, asks for the version and looks whether the namespace exists.
     pub async fn connect(settings: &ClusterSettings) -> Result<Self, ClusterError> {
-        let kubeconfig = read_kubeconfig()?;
+        Self::connect_with(read_kubeconfig()?, settings).await
+    }
+
+    /// As [`Self::connect`], with a kubeconfig that has been read.
+    pub async fn connect_with(kubeconfig: Kubeconfig, settings: &ClusterSettings) -> Result<Self, ClusterError> {
         let context = choose_context(&kubeconfig, settings.context.as_deref())?;
         let options = KubeConfigOptions { context: Some(context.clone()), ..KubeConfigOptions::default() };
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &options)

@@ -168,7 +168,7 @@ pub enum ClusterError {
     #[error("there is no {what} `{name}` in namespace `{namespace}`{}", suggestion(.near))]
     NotFound {
         /// Kinds that were looked for.
-        what: String,
+        what: &'static str,
         /// What was asked for.
         name: String,
         /// Where.
@@ -226,7 +226,7 @@ pub enum ClusterError {
     #[error("{workload} is swapped by {owner} since {since} (session {session})")]
     Held {
         /// The workload.
-        workload: WorkloadRef,
+        workload: Box<WorkloadRef>,
         /// `user@host`.
         owner: String,
         /// RFC 3339.
@@ -246,7 +246,7 @@ pub enum ClusterError {
     #[error("{workload} is not entirely restored: {}", .left.join("; "))]
     Restore {
         /// The workload.
-        workload: WorkloadRef,
+        workload: Box<WorkloadRef>,
         /// What is left to do.
         left: Vec<String>,
     },
@@ -331,9 +331,8 @@ impl Explain for ClusterError {
             Self::Proxy { .. } => Code::Proxy,
             Self::Held { .. } => Code::Held,
             Self::Restore { .. } => Code::Restore,
-            Self::Protocol(_) => Code::Tunnel,
             Self::Tunnel { source, .. } if source.status() == Some(403) => Code::Forbidden,
-            Self::Tunnel { .. } => Code::Tunnel,
+            Self::Protocol(_) | Self::Tunnel { .. } => Code::Tunnel,
             Self::Request { source, .. } => match source {
                 Cause::Status { code: 403, .. } => Code::Forbidden,
                 Cause::Status { code: 404 | 409 | 422, .. } => Code::Workload,

@@ -183,18 +183,18 @@ fn is_running(status: &ContainerStatus) -> bool {
 mod tests {
     use super::*;
 
-    fn pod(status: serde_json::Value) -> Pod {
+    fn pod(status: &serde_json::Value) -> Pod {
         serde_json::from_value(serde_json::json!({ "status": status })).unwrap()
     }
 
-    fn container(name: &str, state: serde_json::Value) -> serde_json::Value {
+    fn container(name: &str, state: &serde_json::Value) -> serde_json::Value {
         serde_json::json!({ "name": name, "image": "img", "imageID": "", "ready": false, "restartCount": 0, "state": state })
     }
 
     #[test]
     fn an_image_that_cannot_be_pulled_fails_in_the_kubelets_words() {
         let state = serde_json::json!({ "waiting": { "reason": "ErrImagePull", "message": "not found" } });
-        let seen = outlook(&pod(serde_json::json!({ "containerStatuses": [container("app", state)] })), "app");
+        let seen = outlook(&pod(&serde_json::json!({ "containerStatuses": [container("app", &state)] })), "app");
         let Outlook::Failed(failure) = seen else { panic!("{seen:?}") };
         assert_eq!(failure.to_string(), "image img of container app cannot be pulled: not found");
     }
@@ -202,7 +202,7 @@ mod tests {
     #[test]
     fn a_missing_secret_fails_in_the_kubelets_words() {
         let state = serde_json::json!({ "waiting": { "reason": "CreateContainerConfigError", "message": "secret \"s\" not found" } });
-        let seen = outlook(&pod(serde_json::json!({ "containerStatuses": [container("app", state)] })), "app");
+        let seen = outlook(&pod(&serde_json::json!({ "containerStatuses": [container("app", &state)] })), "app");
         let expected = Failure::Container { container: "app".into(), message: "secret \"s\" not found".into() };
         assert_eq!(seen, Outlook::Failed(expected));
     }
@@ -215,10 +215,10 @@ mod tests {
             serde_json::json!({ "waiting": { "reason": "CrashLoopBackOff", "message": "back-off" } }),
         ] {
             let status = serde_json::json!({
-                "initContainerStatuses": [container("migrate", state)],
-                "containerStatuses": [container("app", waits.clone())],
+                "initContainerStatuses": [container("migrate", &state)],
+                "containerStatuses": [container("app", &waits)],
             });
-            assert!(matches!(outlook(&pod(status), "app"), Outlook::Waiting(_)));
+            assert!(matches!(outlook(&pod(&status), "app"), Outlook::Waiting(_)));
         }
     }
 
@@ -227,7 +227,7 @@ mod tests {
         let crash = serde_json::json!({ "terminated": { "exitCode": 3, "reason": "Error" } });
         let runs = serde_json::json!({ "running": {} });
         let status = |a: &serde_json::Value, b: &serde_json::Value| {
-            pod(serde_json::json!({ "containerStatuses": [container("app", a.clone()), container("mesh", b.clone())] }))
+            pod(&serde_json::json!({ "containerStatuses": [container("app", a), container("mesh", b)] }))
         };
         assert!(matches!(outlook(&status(&crash, &runs), "app"), Outlook::Failed(Failure::Crash { .. })));
         assert_eq!(outlook(&status(&runs, &crash), "app"), Outlook::Running);
@@ -236,7 +236,7 @@ mod tests {
     #[test]
     fn an_unschedulable_pod_says_what_the_scheduler_said() {
         let condition = serde_json::json!({ "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes" });
-        let seen = outlook(&pod(serde_json::json!({ "conditions": [condition] })), "app");
+        let seen = outlook(&pod(&serde_json::json!({ "conditions": [condition] })), "app");
         assert_eq!(seen, Outlook::Unschedulable("0/1 nodes".into()));
     }
 }

@@ -5,7 +5,8 @@
 //!
 //! In reading order:
 //! - [`connect`]: kubeconfig to [`Cluster`];
-//! - [`workload`]: what `--swap NAME` means, and [`ports`]: which of its ports and containers matter;
+//! - [`workload`]: what `--swap NAME` means, [`candidate`]: the one that was found, and [`ports`]: which of its ports and
+//!   containers matter;
 //! - [`template`]: the proxy's Deployment, a pure function of the workload, with [`security`] and [`resources`];
 //! - [`rights`]: what the session may do, asked before anything changes;
 //! - [`proxy`]: create it and wait, and [`failure`]: say early why it will not start;
@@ -13,6 +14,7 @@
 //! - [`swap`]: record, scale, restore; [`presence`]: which pods still answer for the original;
 //! - [`error`]: what can go wrong and its cure.
 
+pub mod candidate;
 pub mod carrier;
 pub mod connect;
 pub mod control;

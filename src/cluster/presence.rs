@@ -23,7 +23,7 @@ use super::error::{Cause, ClusterError};
 use super::workload::Workload;
 
 /// A pod leaves the endpoints as soon as its deletion begins; the rest is the controllers' queue.
-const GONE_TIMEOUT: Duration = Duration::from_secs(60);
+const GONE_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The objects of one watch, by name.
 pub(super) struct Watched<K> {

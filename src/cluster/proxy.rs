@@ -19,7 +19,7 @@ use super::presence::Watched;
 /// terminal.
 const SCHEDULING_PATIENCE: Duration = Duration::from_secs(30);
 /// The garbage collector and the controllers have queues; a minute in them is an outage.
-const DELETE_TIMEOUT: Duration = Duration::from_secs(60);
+const DELETE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Lines of a crashed container's log that go into the error.
 const LOG_TAIL: i64 = 10;
 
@@ -69,7 +69,8 @@ impl Cluster {
         Ok(Proxy { cluster: self.clone(), name, session, container: container.to_owned() })
     }
 
-    /// Deletes the proxy's Deployment `name` of `session` and waits until its pods are gone or going. What is missing is gone.
+    /// Deletes the proxy's Deployment `name` of `session` and waits until its pods are gone or going. What is missing
+    /// is gone.
     pub async fn delete_proxy(
         &self,
         name: &str,

@@ -6,7 +6,7 @@
 //! to a tenth of a core would be felt in every request. A resource that the original does not mention is not mentioned
 //! here, so the namespace's defaults apply to both alike. Extended resources (GPUs) and huge pages are not asked for.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -32,10 +32,9 @@ pub(super) fn for_proxy(original: &ResourceRequirements, notes: &mut Vec<Note>) 
             proxy.limits.get_or_insert_default().insert(name.into(), pick(limit, least, |a, b| a >= b));
         }
     }
-    let mut others: BTreeMap<&String, ()> = BTreeMap::new();
-    others.extend(requests.keys().chain(limits.keys()).map(|name| (name, ())));
-    others.retain(|name, ()| KNOWN.iter().all(|(known, ..)| known != name));
-    notes.extend(others.into_keys().map(|name| Note::NoResource(name.clone())));
+    let known = |name: &str| KNOWN.iter().any(|(known, ..)| *known == name);
+    let others: BTreeSet<&String> = requests.keys().chain(limits.keys()).filter(|name| !known(name)).collect();
+    notes.extend(others.into_iter().map(|name| Note::NoResource(name.clone())));
     proxy
 }
 
@@ -77,6 +76,8 @@ fn value(quantity: &str) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn list(pairs: &[(&str, &str)]) -> Option<BTreeMap<String, Quantity>> {

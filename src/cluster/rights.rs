@@ -20,6 +20,8 @@ const CONCURRENT: usize = 6;
 
 /// API group, resource, verbs.
 type Rule = (&'static str, &'static str, &'static [&'static str]);
+/// API group, resource, verb.
+type Question = (&'static str, String, &'static str);
 
 /// For every kind of workload.
 const NEEDED: [Rule; 6] = [
@@ -47,22 +49,15 @@ const ON_SCALE: &[&str] = &["get", "update"];
 impl Cluster {
     /// Asks for every right that a swap of `kind` needs. `Ok(Some(notice))` when the question itself is not allowed.
     pub async fn check_rights(&self, kind: Kind) -> Result<Option<String>, ClusterError> {
-        let mut questions: Vec<(&str, String, &str)> = rules(kind)
+        let mut questions: Vec<Question> = rules(kind)
             .into_iter()
             .flat_map(|(group, resource, verbs)| verbs.into_iter().map(move |verb| (group, resource.clone(), verb)))
             .collect();
         questions.sort_unstable();
         questions.dedup();
-        let answers: Result<Vec<Option<String>>, ClusterError> = futures_util::stream::iter(questions)
-            .map(async |(group, resource, verb)| {
-                let allowed = self.may(group, &resource, verb).await?;
-                Ok((!allowed).then(|| {
-                    format!("{verb} {}", if group.is_empty() { resource } else { format!("{resource}.{group}") })
-                }))
-            })
-            .buffered(CONCURRENT)
-            .try_collect()
-            .await;
+        let reviews: Vec<_> = questions.into_iter().map(|question| self.missing(question)).collect();
+        let answers: Result<Vec<Option<String>>, ClusterError> =
+            futures_util::stream::iter(reviews).buffered(CONCURRENT).try_collect().await;
         let missing: Vec<String> = match answers {
             Ok(answers) => answers.into_iter().flatten().collect(),
             Err(error) if error.status() == Some(403) => {
@@ -75,6 +70,13 @@ impl Cluster {
         } else {
             Err(ClusterError::Forbidden { missing, role: role(self.namespace()) })
         }
+    }
+
+    /// `verb resource` if the login may not.
+    async fn missing(&self, (group, resource, verb): Question) -> Result<Option<String>, ClusterError> {
+        let allowed = self.may(group, &resource, verb).await?;
+        let dot = if group.is_empty() { "" } else { "." };
+        Ok((!allowed).then(|| format!("{verb} {resource}{dot}{group}")))
     }
 
     async fn may(&self, group: &str, resource: &str, verb: &str) -> Result<bool, ClusterError> {

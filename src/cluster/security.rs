@@ -1,7 +1,7 @@
 //! The proxy's security context: never more than the original's, and never weaker than it must be.
 //!
-//! User, group, SELinux, seccomp and AppArmor stay what the original has, so that a policy which admits the original
-//! admits the proxy (Pod Security `restricted` included, whose demands the original then meets itself). Privileges go:
+//! User, group, seccomp and the like stay what the original has, so that a policy which admits the original admits the
+//! proxy (Pod Security `restricted` included, whose demands the original then meets itself). Privileges go:
 //! no privileged mode, no escalation, all capabilities dropped. One case needs care: the proxy's image runs as an
 //! ordinary user, and a server such as nginx on port 80 runs as root without saying so. When the template leaves the
 //! user open and a port below 1024 is declared, the proxy becomes root with `NET_BIND_SERVICE` alone.

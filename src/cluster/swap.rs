@@ -23,9 +23,11 @@ use super::workload::{Kind, Workload, WorkloadRef};
 /// Conflicts in a row. Controllers write a workload's status a few times while it changes, not ten times in a row.
 const MAX_CONFLICTS: usize = 10;
 /// How long the original's pods may take to be ready again before the proxy is removed all the same.
-const READY_TIMEOUT: Duration = Duration::from_secs(180);
+const READY_TIMEOUT: Duration = Duration::from_mins(3);
 /// Once one pod serves, how long the others are waited for.
 const REST_TIMEOUT: Duration = Duration::from_secs(20);
+/// Between its record and its proxy a session asks the API server a few questions; clocks differ by some more.
+const GHOST_AGE: Duration = Duration::from_mins(5);
 
 /// What a restore did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +66,10 @@ impl Cluster {
             }
             match now.record {
                 Some(Ok(found)) if found.session == record.session => return Ok(found),
-                Some(Ok(found)) => return Err(held(reference, found)),
+                Some(Ok(found)) if now.replicas == 0 || !self.is_ghost(&found).await? => {
+                    return Err(held(reference, found));
+                }
+                Some(Ok(ghost)) => tracing::debug!(?ghost, "an old record came back with a rollback"),
                 // A record that cannot be read is somebody's all the same.
                 Some(Err(text)) => {
                     return Err(changed(reference, &format!("carries a swap record of another release: {text}")));
@@ -78,6 +83,16 @@ impl Cluster {
             }
         }
         Err(changed(reference, "changes all the time"))
+    }
+
+    /// Whether a record on a workload that runs is a leftover: a Deployment's controller copies annotations to its
+    /// `ReplicaSet`s and never removes them there, and `kubectl rollout undo` copies them back. A session's record comes
+    /// before its proxy, so a young one without a proxy is no ghost.
+    async fn is_ghost(&self, record: &SwapRecord) -> Result<bool, ClusterError> {
+        let proxies = self.api::<Deployment>();
+        let proxy = self.ask("look for the other session's proxy", proxies.get_opt(&record.proxy)).await?;
+        let age = record.since.parse::<Timestamp>().map(|since| Timestamp::now().duration_since(since));
+        Ok(proxy.is_none() && age.is_ok_and(|age| age.as_secs() > GHOST_AGE.as_secs().cast_signed()))
     }
 
     /// Scales to `replicas` if the workload carries `session`'s record.
@@ -111,9 +126,15 @@ impl Cluster {
         for kind in [Kind::Deployment, Kind::StatefulSet, Kind::ReplicaSet] {
             let reference = |name: String| WorkloadRef { kind, namespace: self.namespace().to_owned(), name };
             let api = self.any(&reference(String::new()));
-            let list = self.ask(format!("list {}", kind.resource()), api.list(&ListParams::default())).await?;
+            let list = match self.ask(format!("list {}", kind.resource()), api.list(&ListParams::default())).await {
+                // Whoever swapped a ReplicaSet may list them.
+                Err(error) if kind == Kind::ReplicaSet && error.status() == Some(403) => continue,
+                listed => listed?,
+            };
             for object in list {
-                if let Some(Ok(record)) = Moment::of(&object).record {
+                // A Deployment's controller copies its annotations to its ReplicaSets.
+                let controlled = object.owner_references().iter().any(|owner| owner.controller == Some(true));
+                if let (false, Some(Ok(record))) = (controlled, Moment::of(&object).record) {
                     swaps.push((reference(object.name_any()), record));
                 }
             }
@@ -168,7 +189,7 @@ impl Cluster {
         if left.is_empty() {
             Ok(Restored { record: Some(record), replicas: back.replicas, ready: back.ready })
         } else {
-            Err(ClusterError::Restore { workload: reference.clone(), left })
+            Err(ClusterError::Restore { workload: Box::new(reference.clone()), left })
         }
     }
 
@@ -234,7 +255,7 @@ impl Cluster {
         match self.ask(format!("get {reference}"), api.get_opt(&reference.name)).await? {
             Some(object) => Ok(Moment::of(&object)),
             None => Err(ClusterError::NotFound {
-                what: reference.kind.as_str().into(),
+                what: reference.kind.as_str(),
                 name: reference.name.clone(),
                 namespace: reference.namespace.clone(),
                 near: Vec::new(),
@@ -309,7 +330,7 @@ fn unless_conflict<T>(outcome: Result<T, ClusterError>) -> Result<bool, ClusterE
 
 fn held(reference: &WorkloadRef, found: SwapRecord) -> ClusterError {
     let SwapRecord { session, owner, since, .. } = found;
-    ClusterError::Held { workload: reference.clone(), owner, since, session }
+    ClusterError::Held { workload: Box::new(reference.clone()), owner, since, session }
 }
 
 fn changed(reference: &WorkloadRef, what: &str) -> ClusterError {

@@ -28,7 +28,7 @@ const SHORT_SESSION: usize = 8;
 /// The first port tried for the proxy's own listener: below the ephemeral range (32768 and up), above what services
 /// like to use.
 const CONTROL_PORT_BASE: u16 = 17_170;
-/// The ReplicaSet controller's label; it sets its own on the proxy's pods.
+/// The `ReplicaSet` controller's label; it sets its own on the proxy's pods.
 const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 /// The `StatefulSet` controller's label on each pod, by which Services for one pod select.
 const STATEFUL_POD_NAME: &str = "statefulset.kubernetes.io/pod-name";
@@ -258,7 +258,7 @@ fn proxy_container(
 
 /// The argv of `tpdocker-proxy serve`.
 fn arguments(workload: &Workload, proxy: &ProxySpec) -> Vec<String> {
-    let key: String = proxy.public_key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let key = proxy.public_key.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
     let mut args = vec![
         "serve".to_owned(),
         "--listen".to_owned(),

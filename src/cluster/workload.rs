@@ -9,7 +9,7 @@ use std::fmt;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, Service};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use serde::de::DeserializeOwned;
@@ -17,6 +17,7 @@ use tpdocker_protocol::addr::Port;
 
 use crate::settings::{SwapTarget, TargetKind};
 
+use super::candidate::Candidate;
 use super::connect::Cluster;
 use super::error::ClusterError;
 use super::ports;
@@ -152,7 +153,8 @@ impl Cluster {
             let found = match kind {
                 Kind::Deployment => self.get::<Deployment>(name).await?.map(Candidate::from),
                 Kind::StatefulSet => self.get::<StatefulSet>(name).await?.map(Candidate::from),
-                Kind::ReplicaSet => self.get::<ReplicaSet>(name).await?.map(Candidate::from),
+                // Few have any of their own, so few logins may see them.
+                Kind::ReplicaSet => self.get_if_allowed::<ReplicaSet>(name).await?.map(Candidate::from),
             };
             if found.is_some() {
                 return Ok(found);
@@ -174,12 +176,15 @@ impl Cluster {
         found.extend(self.list::<Deployment>().await?.into_iter().map(Candidate::from));
         found.extend(self.list::<StatefulSet>().await?.into_iter().map(Candidate::from));
         // A ReplicaSet of a Deployment has the same template; only one of its own counts.
-        let bare = self.list::<ReplicaSet>().await?.into_iter().filter(|set| set.owner_references().is_empty());
+        let bare = match self.list::<ReplicaSet>().await {
+            Err(error) if error.status() == Some(403) => Vec::new(),
+            listed => listed?,
+        };
+        let bare = bare.into_iter().filter(|set| set.owner_references().is_empty());
         found.extend(bare.map(Candidate::from));
-        // The proxies of other sessions carry the labels too.
-        found.retain(|found| !found.is_proxy && ports::selects(service, &found.template));
+        found.retain(|found| found.is_behind(service));
         if found.len() > 1 {
-            let candidates = found.iter().map(|found| format!("{}/{}", found.kind.slug(), found.name())).collect();
+            let candidates = found.iter().map(Candidate::slug).collect();
             return Err(ClusterError::Ambiguous { name: name.into(), candidates });
         }
         match found.pop() {
@@ -218,7 +223,7 @@ impl Cluster {
         Ok(self.not_found("workload or Service", name).await)
     }
 
-    async fn not_found(&self, what: &str, name: &str) -> ClusterError {
+    async fn not_found(&self, what: &'static str, name: &str) -> ClusterError {
         let mut names = Vec::new();
         names.extend(self.names::<Deployment>(self.namespace()).await);
         names.extend(self.names::<StatefulSet>(self.namespace()).await);
@@ -232,13 +237,7 @@ impl Cluster {
                 elsewhere.push(namespace.clone());
             }
         }
-        ClusterError::NotFound {
-            what: what.into(),
-            name: name.into(),
-            namespace: self.namespace().into(),
-            near,
-            elsewhere,
-        }
+        ClusterError::NotFound { what, name: name.into(), namespace: self.namespace().into(), near, elsewhere }
     }
 
     async fn get<K: Object>(&self, name: &str) -> Result<Option<K>, ClusterError> {
@@ -300,135 +299,6 @@ impl<K> Object for K where
         + DeserializeOwned
         + fmt::Debug
 {
-}
-
-/// An object that may be swapped: the common part of the three kinds.
-#[derive(Debug, Clone)]
-pub struct Candidate {
-    kind: Kind,
-    metadata: ObjectMeta,
-    is_proxy: bool,
-    replicas: i32,
-    ready: i32,
-    template: PodTemplateSpec,
-    selector: LabelSelector,
-    stateful: Option<Stateful>,
-}
-
-impl From<Deployment> for Candidate {
-    fn from(it: Deployment) -> Self {
-        let spec = it.spec.unwrap_or_default();
-        let ready = it.status.and_then(|status| status.ready_replicas);
-        Self::new(Kind::Deployment, it.metadata, spec.replicas, ready, Some(spec.template), spec.selector)
-    }
-}
-
-impl From<ReplicaSet> for Candidate {
-    fn from(it: ReplicaSet) -> Self {
-        let spec = it.spec.unwrap_or_default();
-        let ready = it.status.and_then(|status| status.ready_replicas);
-        Self::new(Kind::ReplicaSet, it.metadata, spec.replicas, ready, spec.template, spec.selector)
-    }
-}
-
-impl From<StatefulSet> for Candidate {
-    fn from(it: StatefulSet) -> Self {
-        let spec = it.spec.unwrap_or_default();
-        let ready = it.status.and_then(|status| status.ready_replicas);
-        let claims = spec.volume_claim_templates.iter().flatten().filter_map(|claim| claim.metadata.name.clone());
-        let stateful =
-            Stateful { service_name: spec.service_name.filter(|name| !name.is_empty()), claims: claims.collect() };
-        let found = Self::new(Kind::StatefulSet, it.metadata, spec.replicas, ready, Some(spec.template), spec.selector);
-        Self { stateful: Some(stateful), ..found }
-    }
-}
-
-impl Candidate {
-    fn new(
-        kind: Kind,
-        metadata: ObjectMeta,
-        replicas: Option<i32>,
-        ready: Option<i32>,
-        template: Option<PodTemplateSpec>,
-        selector: LabelSelector,
-    ) -> Self {
-        let labels = metadata.labels.as_ref();
-        let is_proxy = labels.is_some_and(|labels| labels.contains_key(tpdocker_protocol::contract::LABEL_SESSION));
-        let (template, ready) = (template.unwrap_or_default(), ready.unwrap_or(0));
-        // The API server's default for an absent number is one.
-        Self { kind, metadata, is_proxy, replicas: replicas.unwrap_or(1), ready, template, selector, stateful: None }
-    }
-
-    fn name(&self) -> &str {
-        self.metadata.name.as_deref().unwrap_or_default()
-    }
-
-    /// The workload that `target` means, if this object may be swapped. `services` are those of its namespace.
-    pub fn into_workload(self, target: &SwapTarget, services: &[Service]) -> Result<Workload, ClusterError> {
-        let reference = WorkloadRef {
-            kind: self.kind,
-            namespace: self.metadata.namespace.clone().unwrap_or_default(),
-            name: self.name().to_owned(),
-        };
-        let refuse =
-            |why: String, cure: Option<String>| ClusterError::NotSwappable { what: reference.to_string(), why, cure };
-        if self.is_proxy {
-            return Err(refuse("it is the proxy of a tpdocker session".into(), None));
-        }
-        let owners = self.metadata.owner_references.iter().flatten();
-        if let Some(owner) = owners.into_iter().find(|owner| owner.controller == Some(true)) {
-            let why = format!("{} `{}` owns it and would undo the change", owner.kind, owner.name);
-            return Err(refuse(why, Some(format!("swap {}/{} instead", owner.kind.to_lowercase(), owner.name))));
-        }
-        let services: Vec<&Service> =
-            services.iter().filter(|service| ports::selects(service, &self.template)).collect();
-        let container = choose_container(&reference, &self.template, target, &services)?;
-        let ports = ports::containers(&self.template)
-            .iter()
-            .find(|candidate| candidate.name == container)
-            .map(|container| ports::ports_of(container, &self.template, &services))
-            .unwrap_or_default();
-        Ok(Workload {
-            reference,
-            uid: self.metadata.uid.unwrap_or_default(),
-            resource_version: self.metadata.resource_version.unwrap_or_default(),
-            replicas: self.replicas,
-            ready: self.ready,
-            template: self.template,
-            selector: self.selector,
-            container,
-            ports,
-            services: services.iter().map(|service| service.name_any()).collect(),
-            stateful: self.stateful,
-        })
-    }
-}
-
-fn choose_container(
-    workload: &WorkloadRef,
-    template: &PodTemplateSpec,
-    target: &SwapTarget,
-    services: &[&Service],
-) -> Result<String, ClusterError> {
-    let names: Vec<String> = ports::containers(template).iter().map(|container| container.name.clone()).collect();
-    let complaint = |wanted: Option<&String>| ClusterError::Container {
-        workload: workload.clone(),
-        wanted: wanted.cloned(),
-        containers: names.clone(),
-    };
-    if let Some(wanted) = &target.container {
-        return if names.contains(wanted) { Ok(wanted.clone()) } else { Err(complaint(Some(wanted))) };
-    }
-    if let [only] = names.as_slice() {
-        return Ok(only.clone());
-    }
-    // The Service that was named decides; others may send to a sibling, such as a metrics exporter.
-    let named: Vec<&Service> = services.iter().copied().filter(|service| service.name_any() == target.name).collect();
-    let candidates = if named.is_empty() { services } else { named.as_slice() };
-    match ports::served_by(template, candidates).as_slice() {
-        [only] => Ok((*only).to_owned()),
-        _ => Err(complaint(None)),
-    }
 }
 
 /// Levenshtein's distance, in characters.

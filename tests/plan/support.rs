@@ -4,7 +4,7 @@ use std::path::Path;
 
 use k8s_openapi::api::core::v1::Service;
 use serde_json::Value;
-use tpdocker::cluster::workload::Candidate;
+use tpdocker::cluster::candidate::Candidate;
 use tpdocker::cluster::{ClusterError, Workload};
 use tpdocker::settings::SwapTarget;
 

@@ -1,0 +1,153 @@
+//! An object that a swap may mean, whatever its kind, and the workload it becomes: which container, which ports, which
+//! Services. Without a cluster, so that all of it is tested on manifests.
+
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::core::v1::{PodTemplateSpec, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use kube::ResourceExt as _;
+use tpdocker_protocol::contract::LABEL_SESSION;
+
+use crate::settings::SwapTarget;
+
+use super::error::ClusterError;
+use super::ports;
+use super::workload::{Kind, Stateful, Workload, WorkloadRef};
+
+/// An object that may be swapped: the common part of the three kinds.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    kind: Kind,
+    metadata: ObjectMeta,
+    is_proxy: bool,
+    replicas: i32,
+    ready: i32,
+    template: PodTemplateSpec,
+    selector: LabelSelector,
+    stateful: Option<Stateful>,
+}
+
+impl From<Deployment> for Candidate {
+    fn from(it: Deployment) -> Self {
+        let spec = it.spec.unwrap_or_default();
+        let ready = it.status.and_then(|status| status.ready_replicas);
+        Self::new(Kind::Deployment, it.metadata, spec.replicas, ready, Some(spec.template), spec.selector)
+    }
+}
+
+impl From<ReplicaSet> for Candidate {
+    fn from(it: ReplicaSet) -> Self {
+        let spec = it.spec.unwrap_or_default();
+        let ready = it.status.and_then(|status| status.ready_replicas);
+        Self::new(Kind::ReplicaSet, it.metadata, spec.replicas, ready, spec.template, spec.selector)
+    }
+}
+
+impl From<StatefulSet> for Candidate {
+    fn from(it: StatefulSet) -> Self {
+        let spec = it.spec.unwrap_or_default();
+        let ready = it.status.and_then(|status| status.ready_replicas);
+        let claims = spec.volume_claim_templates.iter().flatten().filter_map(|claim| claim.metadata.name.clone());
+        let stateful =
+            Stateful { service_name: spec.service_name.filter(|name| !name.is_empty()), claims: claims.collect() };
+        let found = Self::new(Kind::StatefulSet, it.metadata, spec.replicas, ready, Some(spec.template), spec.selector);
+        Self { stateful: Some(stateful), ..found }
+    }
+}
+
+impl Candidate {
+    fn new(
+        kind: Kind,
+        metadata: ObjectMeta,
+        replicas: Option<i32>,
+        ready: Option<i32>,
+        template: Option<PodTemplateSpec>,
+        selector: LabelSelector,
+    ) -> Self {
+        let labels = metadata.labels.as_ref();
+        let is_proxy = labels.is_some_and(|labels| labels.contains_key(LABEL_SESSION));
+        let (template, ready) = (template.unwrap_or_default(), ready.unwrap_or(0));
+        // The API server's default for an absent number is one.
+        Self { kind, metadata, is_proxy, replicas: replicas.unwrap_or(1), ready, template, selector, stateful: None }
+    }
+
+    /// `kind/name`, as `--swap` takes it.
+    pub fn slug(&self) -> String {
+        format!("{}/{}", self.kind.slug(), self.name())
+    }
+
+    /// Whether `service` sends to its pods. The proxies of other sessions carry the labels too, and do not count.
+    pub fn is_behind(&self, service: &Service) -> bool {
+        !self.is_proxy && ports::selects(service, &self.template)
+    }
+
+    fn name(&self) -> &str {
+        self.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// The workload that `target` means, if this object may be swapped. `services` are those of its namespace.
+    pub fn into_workload(self, target: &SwapTarget, services: &[Service]) -> Result<Workload, ClusterError> {
+        let reference = WorkloadRef {
+            kind: self.kind,
+            namespace: self.metadata.namespace.clone().unwrap_or_default(),
+            name: self.name().to_owned(),
+        };
+        let refuse =
+            |why: String, cure: Option<String>| ClusterError::NotSwappable { what: reference.to_string(), why, cure };
+        if self.is_proxy {
+            return Err(refuse("it is the proxy of a tpdocker session".into(), None));
+        }
+        let owners = self.metadata.owner_references.iter().flatten();
+        if let Some(owner) = owners.into_iter().find(|owner| owner.controller == Some(true)) {
+            let why = format!("{} `{}` owns it and would undo the change", owner.kind, owner.name);
+            return Err(refuse(why, Some(format!("swap {}/{} instead", owner.kind.to_lowercase(), owner.name))));
+        }
+        let services: Vec<&Service> =
+            services.iter().filter(|service| ports::selects(service, &self.template)).collect();
+        let container = choose_container(&reference, &self.template, target, &services)?;
+        let ports = ports::containers(&self.template)
+            .iter()
+            .find(|candidate| candidate.name == container)
+            .map(|container| ports::ports_of(container, &self.template, &services))
+            .unwrap_or_default();
+        Ok(Workload {
+            reference,
+            uid: self.metadata.uid.unwrap_or_default(),
+            resource_version: self.metadata.resource_version.unwrap_or_default(),
+            replicas: self.replicas,
+            ready: self.ready,
+            template: self.template,
+            selector: self.selector,
+            container,
+            ports,
+            services: services.iter().map(|service| service.name_any()).collect(),
+            stateful: self.stateful,
+        })
+    }
+}
+
+fn choose_container(
+    workload: &WorkloadRef,
+    template: &PodTemplateSpec,
+    target: &SwapTarget,
+    services: &[&Service],
+) -> Result<String, ClusterError> {
+    let names: Vec<String> = ports::containers(template).iter().map(|container| container.name.clone()).collect();
+    let complaint = |wanted: Option<&String>| ClusterError::Container {
+        workload: workload.clone(),
+        wanted: wanted.cloned(),
+        containers: names.clone(),
+    };
+    if let Some(wanted) = &target.container {
+        return if names.contains(wanted) { Ok(wanted.clone()) } else { Err(complaint(Some(wanted))) };
+    }
+    if let [only] = names.as_slice() {
+        return Ok(only.clone());
+    }
+    // The Service that was named decides; others may send to a sibling, such as a metrics exporter.
+    let named: Vec<&Service> = services.iter().copied().filter(|service| service.name_any() == target.name).collect();
+    let candidates = if named.is_empty() { services } else { named.as_slice() };
+    match ports::served_by(template, candidates).as_slice() {
+        [only] => Ok((*only).to_owned()),
+        _ => Err(complaint(None)),
+    }
+}

@@ -1,0 +1,147 @@
+//! Record, scale, restore.
+
+use std::time::Duration;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::Api;
+use kube::api::{Patch, PatchParams};
+use serde_json::json;
+use tpdocker::cluster::swap::since_now;
+use tpdocker::cluster::{Cluster, ClusterError};
+use tpdocker::error::{Code, Explain as _};
+use tpdocker_protocol::contract::ANNOTATION_SWAP;
+use tpdocker_protocol::control::SwapRecord;
+
+use crate::support::{in_namespace, target, wait_web, web};
+
+fn record(session: &str) -> SwapRecord {
+    SwapRecord {
+        session: session.into(),
+        owner: "ann@laptop".into(),
+        replicas: -1,
+        proxy: format!("web-tpdocker-{session}"),
+        since: since_now(),
+    }
+}
+
+async fn deployment(cluster: &Cluster) -> Deployment {
+    let api: Api<Deployment> = Api::namespaced(cluster.client().clone(), cluster.namespace());
+    api.get("web").await.unwrap()
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster"]
+async fn a_swap_is_recorded_scaled_and_restored_from_what_the_cluster_remembers() {
+    in_namespace(|cluster| async move {
+        web(&cluster, 2).await;
+        wait_web(cluster.client(), cluster.namespace(), 2).await;
+        let workload = cluster.resolve(&target("web")).await.unwrap();
+
+        let written = cluster.record(&workload, record("s1")).await.unwrap();
+        assert_eq!(written.replicas, 2);
+        assert_eq!(cluster.record(&workload, record("s1")).await.unwrap(), written, "recorded twice");
+        cluster.scale(&workload.reference, "s1", 0).await.unwrap();
+        cluster.wait_gone(&workload, |_| {}).await.unwrap();
+        assert_eq!(deployment(&cluster).await.spec.unwrap().replicas, Some(0));
+        assert_eq!(cluster.swaps().await.unwrap(), [(workload.reference.clone(), written.clone())]);
+
+        let mut said = Vec::new();
+        let restored = cluster.restore(&workload.reference, Some("s1"), |text| said.push(text)).await.unwrap();
+        assert_eq!((restored.record, restored.replicas, restored.ready), (Some(written), 2, 2));
+        assert!(!said.is_empty());
+        let after = deployment(&cluster).await;
+        assert_eq!(after.spec.unwrap().replicas, Some(2));
+        assert!(!after.metadata.annotations.unwrap_or_default().contains_key(ANNOTATION_SWAP));
+
+        let again = cluster.restore(&workload.reference, None, |_| {}).await.unwrap();
+        assert_eq!((again.record, again.ready), (None, 2));
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster"]
+async fn another_sessions_workload_is_neither_taken_nor_restored() {
+    in_namespace(|cluster| async move {
+        web(&cluster, 1).await;
+        let workload = cluster.resolve(&target("web")).await.unwrap();
+        cluster.record(&workload, record("s1")).await.unwrap();
+
+        let error = cluster.record(&workload, record("s2")).await.unwrap_err();
+        assert_eq!(error.code(), Code::Held);
+        let ClusterError::Held { owner, session, .. } = &error else { panic!("{error:?}") };
+        assert_eq!((owner.as_str(), session.as_str()), ("ann@laptop", "s1"));
+        let error = cluster.scale(&workload.reference, "s2", 0).await.unwrap_err();
+        assert_eq!(error.code(), Code::Held);
+
+        let restored = cluster.restore(&workload.reference, Some("s2"), |_| {}).await.unwrap();
+        assert_eq!(restored.record, None);
+        assert_eq!(cluster.swap_of(&workload.reference).await.unwrap().unwrap().session, "s1");
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster"]
+async fn a_record_that_a_rollback_brought_back_holds_nobody_up() {
+    in_namespace(|cluster| async move {
+        web(&cluster, 1).await;
+        let workload = cluster.resolve(&target("web")).await.unwrap();
+        let ghost = SwapRecord { since: "2020-01-01T00:00:00Z".into(), ..record("s1") };
+        cluster.record(&workload, ghost).await.unwrap();
+        assert_eq!(cluster.record(&workload, record("s2")).await.unwrap().session, "s2");
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster"]
+async fn of_two_sessions_at_once_one_wins() {
+    in_namespace(|cluster| async move {
+        web(&cluster, 1).await;
+        let workload = cluster.resolve(&target("web")).await.unwrap();
+        let attempts = ["a", "b", "c", "d"].map(|session| {
+            let (cluster, workload) = (cluster.clone(), workload.clone());
+            tokio::spawn(async move { cluster.record(&workload, record(session)).await })
+        });
+        let mut won = 0;
+        for attempt in attempts {
+            match attempt.await.unwrap() {
+                Ok(_) => won += 1,
+                Err(error) => assert_eq!(error.code(), Code::Held, "{error:?}"),
+            }
+        }
+        assert_eq!(won, 1);
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster"]
+async fn replicas_that_somebody_set_meanwhile_are_left_alone() {
+    in_namespace(|cluster| async move {
+        web(&cluster, 2).await;
+        let workload = cluster.resolve(&target("web")).await.unwrap();
+        cluster.record(&workload, record("s1")).await.unwrap();
+        cluster.scale(&workload.reference, "s1", 0).await.unwrap();
+        let api: Api<Deployment> = Api::namespaced(cluster.client().clone(), cluster.namespace());
+        let patch = Patch::Merge(json!({ "spec": { "replicas": 1 } }));
+        api.patch("web", &PatchParams::default(), &patch).await.unwrap();
+        let restore = cluster.restore(&workload.reference, None, |_| {});
+        let restored = tokio::time::timeout(Duration::from_mins(1), restore).await.unwrap().unwrap();
+        assert_eq!((restored.replicas, restored.ready), (1, 1));
+    })
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "needs a cluster"]
+async fn restoring_what_is_gone_does_nothing() {
+    in_namespace(|cluster| async move {
+        web(&cluster, 0).await;
+        let mut reference = cluster.resolve(&target("web")).await.unwrap().reference;
+        reference.name = "gone".into();
+        assert_eq!(cluster.restore(&reference, None, |_| {}).await.unwrap().record, None);
+    })
+    .await;
+}
