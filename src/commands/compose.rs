@@ -138,7 +138,7 @@ async fn attend(
             service: &member.service,
             session: member.session.identity.id.as_str(),
             sidecar_image: image::sidecar().reference(),
-            run_dir: member.session.run_dir.path(),
+            run_dir: &member.session.run_dir.shared(),
             hostname: &attached.pod.hostname,
             env: &environment::of_pod(&attached.pod, member.session.original()),
         })?;

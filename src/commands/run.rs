@@ -165,7 +165,7 @@ impl Work<'_> {
             hostname: Some(hostname.clone()),
             net: net.clone(),
             aliases: app.name.iter().cloned().collect(),
-            run_dir: self.session.run_dir.path().to_owned(),
+            run_dir: self.session.run_dir.shared(),
         };
         let sidecar = self.engine.start_sidecar(&spec).await?;
         let published: Vec<String> = net.publish.iter().map(ToString::to_string).collect();

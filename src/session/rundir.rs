@@ -1,8 +1,9 @@
 //! The session's directory on the laptop: `$XDG_RUNTIME_DIR/tpdocker/<session>`, else `/tmp/tpdocker-<uid>/<session>`.
 //!
-//! It holds the sidecar's socket, which the sidecar's container sees through a bind mount, and `session.json`, by which
-//! another `tpdocker` process finds the session. Only the user can enter it: whoever can write to the socket can write
-//! to the tunnel.
+//! It holds `session.json`, by which another `tpdocker` process finds the session, and a directory that the sidecar's
+//! container sees through a bind mount, for the sidecar's socket. Only the user can enter it: whoever can write to the
+//! socket can write to the tunnel. Inside of it the mounted directory is open to all, because the sidecar's root has no
+//! capability that would let it write into a directory of somebody else.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
@@ -16,6 +17,8 @@ use super::identity::SessionId;
 use crate::error::{Code, Explain};
 
 const RECORD: &str = "session.json";
+/// The directory that is mounted into the sidecar.
+const SHARED: &str = "sidecar";
 
 /// The directory cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -62,18 +65,24 @@ impl RunDir {
     /// Makes the directory of a new session.
     pub fn create(session: &SessionId) -> Result<Self, RunDirError> {
         let path = base().join(session.as_str());
-        make_private(&path).map_err(|source| RunDirError { path: path.clone(), source })?;
-        Ok(Self { path })
+        let run_dir = Self { path: path.clone() };
+        let shared = run_dir.shared();
+        make_private(&path)
+            .and_then(|()| fs::create_dir(&shared))
+            // Past the umask.
+            .and_then(|()| fs::set_permissions(&shared, Permissions::from_mode(0o777)))
+            .map_err(|source| RunDirError { path, source })?;
+        Ok(run_dir)
     }
 
-    /// Its path on the laptop.
-    pub fn path(&self) -> &Path {
-        &self.path
+    /// The directory on the laptop that is mounted into the sidecar.
+    pub fn shared(&self) -> PathBuf {
+        self.path.join(SHARED)
     }
 
     /// The sidecar's socket, once the sidecar listens.
     pub fn socket(&self) -> PathBuf {
-        self.path.join(SIDECAR_SOCKET)
+        self.shared().join(SIDECAR_SOCKET)
     }
 
     /// Writes `session.json`.
