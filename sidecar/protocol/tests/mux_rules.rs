@@ -141,7 +141,7 @@ fn a_silent_peer_is_asked_after_five_seconds_and_dead_after_fifteen() {
     assert!(mux.poll_transmit().is_some());
     let dead = mux.poll_timeout().unwrap();
     assert!(dead >= start + DEAD_AFTER && dead <= asked + DEAD_AFTER);
-    mux.handle_timeout(dead - Duration::from_millis(1));
+    mux.handle_timeout(asked + Duration::from_millis(1));
     assert_eq!(mux.ended(), None);
     mux.handle_timeout(dead);
     assert_eq!(mux.ended(), Some(&End::Silent));
