@@ -4,14 +4,16 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{io::AsyncWriteExt, sync::oneshot};
 use tpdocker_protocol::{addr::ClusterAddr, errno::Errno};
-use tpdocker_sidecar::capture::{Capture, CaptureConfig, Captured, Connection, Counters, HeldSyn, Redirected, Rules};
+use tpdocker_sidecar::capture::{
+    Capture, CaptureConfig, CaptureError, Captured, Connection, Counters, HeldSyn, Redirected, Rules,
+};
 
-use super::Namespace;
+use super::{Namespace, PATIENCE};
 
 /// What [`serve`] of another process says when the rules are in force.
 pub const READY: &str = "capturing";
@@ -49,7 +51,7 @@ impl Relay {
         let thread = namespace.spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let Capture { rules, captured, redirected, injector, counters } = Capture::install(&config).unwrap();
+                let Capture { rules, captured, redirected, injector, counters } = install(&config);
                 ready_tx.send((rules, counters)).unwrap();
                 tokio::select! {
                     end = serve(captured, redirected, injector, seen) => panic!("{end:?}"),
@@ -73,6 +75,18 @@ impl Drop for Relay {
         let ended = self.thread.take().map(std::thread::JoinHandle::join);
         if !std::thread::panicking() {
             assert!(ended.is_some_and(|ended| ended.is_ok()), "the relay panicked");
+        }
+    }
+}
+
+/// A child that another test has just forked holds a copy of every descriptor until it executes its program, that of a
+/// relay before this one included.
+fn install(config: &CaptureConfig) -> Capture {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match Capture::install(config) {
+            Err(CaptureError::QueueTaken(_)) if Instant::now() < deadline => std::thread::yield_now(),
+            installed => return installed.unwrap(),
         }
     }
 }
