@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use nix::sys::socket::SockaddrIn6;
 use tokio::net::TcpStream;
 use tpdocker_protocol::addr::{AppAddr, Target};
 use tpdocker_protocol::errno::Errno;
@@ -77,7 +78,8 @@ fn own_addresses() -> Vec<IpAddr> {
     let address = |interface: nix::ifaddrs::InterfaceAddress| {
         let address = interface.address?;
         let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-        let v6 = address.as_sockaddr_in6().map(|v6| v6.ip()).filter(|ip| !ip.is_unicast_link_local()).map(IpAddr::V6);
+        let v6 =
+            address.as_sockaddr_in6().map(SockaddrIn6::ip).filter(|ip| !ip.is_unicast_link_local()).map(IpAddr::V6);
         v4.or(v6).filter(|ip| !ip.is_loopback())
     };
     interfaces.filter_map(address).collect()

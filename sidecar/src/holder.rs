@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -39,6 +40,9 @@ pub enum HoldError {
 
 /// Keeps a data plane running until SIGTERM or SIGINT, which are passed on to it.
 pub fn hold(log: LevelFilter) -> Result<(), HoldError> {
+    if let Err(errno) = raise_descriptor_limit() {
+        tracing::warn!("the limit of open files stays as it is: {errno}");
+    }
     let mut signals = SigSet::empty();
     for signal in [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGINT] {
         signals.add(signal);
@@ -59,6 +63,13 @@ pub fn hold(log: LevelFilter) -> Result<(), HoldError> {
         }
         backoff = (backoff * 2).min(LAST_BACKOFF);
     }
+}
+
+/// Every connection of the app is a descriptor of the data plane, and engines start containers with a soft limit of
+/// 1024; children inherit what is set here.
+fn raise_descriptor_limit() -> Result<(), Errno> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) }
 }
 
 /// Undoes for the data plane what [`hold`] did to the signals that it inherits.

@@ -5,14 +5,14 @@
 //! in on a Unix socket, pumped by the CLI, so nothing in the namespace needs an exemption.
 //!
 //! In reading order:
-//! - [`args`]: the command line;
-//! - [`holder`]: PID 1 of the container, which outlives the data plane;
-//! - [`dataplane`]: how everything below is put together;
-//! - [`capture`]: rules, held packets, replies;
-//! - [`ports`]: what the app listens on;
-//! - [`link`]: the tunnel of the moment;
-//! - [`relay`]: what the app sends; [`deliver`]: what the cluster sends;
-//! - [`control`]: the Unix socket; [`files`]: the files of the pod; [`health`]: the engine's health check.
+//! - [`args`] — the command line;
+//! - [`holder`] — PID 1 of the container, which outlives the data plane;
+//! - [`dataplane`] — how everything below is put together;
+//! - [`capture`] — rules, held packets, replies;
+//! - [`ports`] — what the app listens on;
+//! - [`link`] — the tunnel of the moment;
+//! - [`relay`] — what the app sends; [`deliver`] — what the cluster sends;
+//! - [`control`] — the Unix socket; [`files`] — the files of the pod; [`health`] — the engine's health check.
 
 pub mod args;
 pub mod capture;

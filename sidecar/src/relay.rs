@@ -40,10 +40,11 @@ pub(crate) async fn outgoing(mut captured: CapturedPackets, link: Arc<Link>, arr
     loop {
         match captured.next().await {
             Err(error) => return error,
-            Ok(Captured::Udp { app, remote, payload }) => match link.tunnel() {
-                Some(tunnel) => tunnel.send_datagram(Datagram { app, remote, payload }),
-                None => tracing::debug!("no tunnel for a datagram to {}", remote.0),
-            },
+            Ok(Captured::Udp { app, remote, payload }) => {
+                if let Some(tunnel) = link.tunnel() {
+                    tunnel.send_datagram(Datagram { app, remote, payload });
+                }
+            }
             Ok(Captured::Tcp(held)) => match Arc::clone(&places).try_acquire_owned() {
                 Err(_) => held.refuse(Errno::ETIMEDOUT),
                 Ok(place) => {
@@ -87,14 +88,12 @@ async fn connect(held: HeldSyn, link: &Link, arrivals: &Arrivals) -> Option<(Str
     held.accept();
     let arrived = timeout(ARRIVAL_TIMEOUT, arrival_rx).await;
     arrivals.forget(flow);
-    match arrived {
-        Ok(Ok(socket)) => Some((stream, socket)),
-        // The stream is dropped, which resets the connection in the cluster.
-        _ => {
-            tracing::debug!("the app gave up on its connection to {}", remote.0);
-            None
-        }
+    if let Ok(Ok(socket)) = arrived {
+        return Some((stream, socket));
     }
+    // The stream is dropped, which resets the connection in the cluster.
+    tracing::debug!("the app gave up on its connection to {}", remote.0);
+    None
 }
 
 /// Matches what arrives at the redirect's listener with what waits for it.

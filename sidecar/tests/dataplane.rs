@@ -200,7 +200,8 @@ fn a_dead_data_plane_refuses_at_once_and_a_new_one_takes_over() {
     assert!(sidecar.stop().success(), "the holder ends when asked");
 }
 
-/// Dead or a zombie.
+/// Dead, or a zombie whose threads have ended, too: until then its descriptors, the queue among them, are open.
 fn is_gone(pid: nix::unistd::Pid) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "))
+    let zombie = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |stat| stat.contains(") Z "));
+    zombie && std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count) <= 1
 }

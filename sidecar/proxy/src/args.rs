@@ -19,7 +19,7 @@ pub enum Command {
     /// Stand in for the swapped container.
     Serve {
         /// With this session.
-        config: Config,
+        config: Box<Config>,
         /// Verbosity of stderr.
         log: LevelFilter,
     },
@@ -93,7 +93,7 @@ fn serve(mut arguments: impl Iterator<Item = String>) -> Result<Command, ArgsErr
         declared,
         ready_socket: PROXY_READY_SOCKET.to_owned(),
     };
-    Ok(Command::Serve { config, log })
+    Ok(Command::Serve { config: Box::new(config), log })
 }
 
 /// An Ed25519 public key (RFC 8032) in hexadecimal.

@@ -6,12 +6,12 @@
 //! and listens where the app listens. It stores nothing and knows nothing of Kubernetes.
 //!
 //! In reading order:
-//! - [`args`]: the command line;
-//! - [`server`]: the listener on the loopback, and what an admitted connection becomes;
-//! - [`gate`]: admission;
-//! - [`control`]: answers to the CLI, with [`pod`] for what the swapped container would see;
-//! - [`session`]: one attached tunnel, with [`dial`], [`listeners`], [`udp`] and [`icmp`] for what it asks;
-//! - [`status`] and [`ready`]: what the kubelet and the CLI are told.
+//! - [`args`] — the command line;
+//! - [`server`] — the listener on the loopback, and what an admitted connection becomes;
+//! - [`gate`] — admission;
+//! - [`control`] — answers to the CLI, with [`pod`] for what the swapped container would see;
+//! - [`session`] — one attached tunnel, with [`dial`], [`listeners`], [`udp`] and [`icmp`] for what it asks;
+//! - [`status`] and [`ready`] — what the kubelet and the CLI are told.
 
 pub mod args;
 mod control;

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
         Ok(Command::Ready) => {
             return if ready::probe(PROXY_READY_SOCKET) { ExitCode::SUCCESS } else { ExitCode::FAILURE };
         }
-        Ok(Command::Serve { config, log }) => serve(config, log),
+        Ok(Command::Serve { config, log }) => serve(*config, log),
         Err(error) => Err(error.into()),
     };
     match outcome {
