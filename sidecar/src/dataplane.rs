@@ -179,7 +179,8 @@ impl DataPlane {
         self.status_tx.send_modify(|status| status.attached = false);
         tokio::spawn(async move {
             self.session(generation, &tunnel, events).await;
-            tracing::info!("the tunnel ended: {}", tunnel.closed().await);
+            let closed = tunnel.closed().await;
+            tracing::info!("the tunnel ended: {closed}");
             // Under the status' lock, so that a newer tunnel's `true` cannot come in between.
             self.status_tx.send_modify(|status| status.attached &= !self.link.detach(generation));
         });

@@ -166,7 +166,11 @@ impl Shared {
         let (tunnel, events) = Tunnel::start_halves(Side::Proxy, reader, writer);
         tracing::info!("a tunnel is attached");
         let session = session::run(tunnel.clone(), events, Arc::clone(&self.status), self.control_port);
-        let session = tokio::spawn(async move { tracing::info!("the tunnel ended: {}", session.await) });
+        let session = tokio::spawn(async move {
+            // Not inside of the macro: its arguments are evaluated only where its level is enabled.
+            let closed = session.await;
+            tracing::info!("the tunnel ended: {closed}");
+        });
         *attached = Some(Attached { tunnel, session });
     }
 }
