@@ -205,19 +205,18 @@ async fn down(compose: &Compose<'_>, project: &str, reporter: &Reporter) -> Resu
 }
 
 async fn end(record: SessionRecord, reporter: &Reporter) -> Result<(), StillThere> {
-    let SessionRecord { session, pid, workload, .. } = record;
     let step = reporter.step("session");
-    let process = Pid::from_raw(pid);
     let asked = Instant::now();
-    let mut alive = kill(process, Signal::SIGTERM).is_ok();
-    step.progress(format!("waiting for process {pid} to put {workload} back"));
-    while alive {
+    if let Err(error) = kill(Pid::from_raw(record.pid), Signal::SIGTERM) {
+        tracing::debug!(%error, "the session has ended already");
+    }
+    step.progress(format!("waiting for process {} to put {} back", record.pid, record.workload));
+    while record.is_alive() {
         if asked.elapsed() > SESSION_ENDS_WITHIN {
-            return Err(StillThere { session, pid });
+            return Err(StillThere { session: record.session, pid: record.pid });
         }
         tokio::time::sleep(LOOK_EVERY).await;
-        alive = kill(process, None).is_ok();
     }
-    step.done(format!("{session} has ended, {workload} is back"));
+    step.done(format!("{} has ended, {} is back", record.session, record.workload));
     Ok(())
 }

@@ -129,8 +129,16 @@ pub fn sessions() -> Result<Vec<SessionRecord>, RunDirError> {
     Ok(entries
         .filter_map(|entry| fs::read(entry.ok()?.path().join(RECORD)).ok())
         .filter_map(|text| serde_json::from_slice::<SessionRecord>(&text).ok())
-        .filter(|record| nix::sys::signal::kill(nix::unistd::Pid::from_raw(record.pid), None).is_ok())
+        .filter(SessionRecord::is_alive)
         .collect())
+}
+
+impl SessionRecord {
+    /// Whether the session goes on. Its directory goes with its end; after a crash only the process is gone.
+    pub fn is_alive(&self) -> bool {
+        base().join(&self.session).join(RECORD).exists()
+            && nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), None).is_ok()
+    }
 }
 
 fn base() -> PathBuf {

@@ -50,6 +50,9 @@ fn a_composed_service_answers_in_the_cluster_reloads_and_is_put_back_by_an_inter
         other => Err(format!("{other:?}")),
     });
     session.interrupt();
+    assert_eq!(copy_that_answers().as_deref(), Ok("cluster"));
+    // As with Compose alone, the project's network stays until `down`.
+    Tpdocker::spawn(&mut compose(&["down"], source.path())).wait().code(0);
     assert_restored(&before);
 }
 

@@ -187,5 +187,5 @@ fn a_dry_run_prints_the_plan_and_changes_nothing() {
     for part in ["deployment/servicename", "2 replicas", "8080/tcp"] {
         assert!(ended.stdout.contains(part), "{part} is not in the plan:\n{}", ended.stdout);
     }
-    assert_eq!(before, world());
+    assert_restored(&before);
 }
