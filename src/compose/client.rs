@@ -47,7 +47,8 @@ impl Explain for ComposeError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Missing(_) => Some("install Docker's client with its Compose v2 plugin".into()),
-            Self::Config { said } if said.contains("is not a docker command") => {
+            // Without the plugin, docker takes `compose` for a word it does not know and complains of what follows.
+            Self::Config { said } if said.contains("docker [OPTIONS] COMMAND") => {
                 Some("install the Compose v2 plugin, for example the package docker-compose-plugin".into())
             }
             _ => None,
@@ -89,17 +90,22 @@ impl<'a> Compose<'a> {
 
     /// Reads the project: files merged, variables filled in, paths made absolute.
     pub async fn project(&self) -> Result<Project, Error> {
-        let output = self
-            .with_files()
-            .args(["config", "--format", "json"])
+        let (json, yaml) = tokio::try_join!(self.config("json"), self.config("yaml"))?;
+        Ok(Project::parse(&json, &String::from_utf8_lossy(&yaml))?)
+    }
+
+    async fn config(&self, format: &str) -> Result<Vec<u8>, ComposeError> {
+        let mut command = self.with_files();
+        let output = command
+            .args(["config", "--format", format])
             .stdin(Stdio::null())
             .output()
             .await
             .map_err(ComposeError::Missing)?;
         if !output.status.success() {
-            return Err(ComposeError::Config { said: String::from_utf8_lossy(&output.stderr).into_owned() }.into());
+            return Err(ComposeError::Config { said: String::from_utf8_lossy(&output.stderr).into_owned() });
         }
-        Ok(Project::parse(&output.stdout)?)
+        Ok(output.stdout)
     }
 
     /// Starts `up` on a rewritten project. The project goes through a pipe: it holds the pod's environment, which is

@@ -1,4 +1,4 @@
-//! The rewriting of a Compose project, as a pure function from what `docker compose config --format json` prints to
+//! The rewriting of a Compose project, as a pure function from what `docker compose config` prints to
 //! what `docker compose --file -` is given.
 //!
 //! The whole resolved model is rewritten rather than overridden by a second file: an override can add to `ports` and
@@ -11,6 +11,7 @@
 //! - `S` joins it (`network_mode: service:S-tpdocker`), waits for its health, and gets the pod's environment below its
 //!   own.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -123,42 +124,59 @@ pub struct Attachment<'a> {
 
 /// A resolved Compose project.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Project(Value);
+pub struct Project {
+    model: Value,
+    /// By service.
+    extensions: BTreeMap<String, Value>,
+}
+
+/// What is read of the YAML: Compose leaves extension keys out of its JSON.
+#[derive(Debug, Deserialize)]
+struct Extended {
+    services: BTreeMap<String, ExtendedService>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ExtendedService {
+    #[serde(rename = "x-tpdocker")]
+    extension: Option<Value>,
+}
 
 impl Project {
-    /// From the output of `docker compose config --format json`.
-    pub fn parse(text: &[u8]) -> Result<Self, ProjectError> {
-        let value: Value = serde_json::from_slice(text).map_err(|_| ProjectError::Shape("not JSON"))?;
-        if !value["services"].is_object() {
+    /// From the output of `docker compose config` as JSON, which is the model, and as YAML, which has the extensions.
+    pub fn parse(json: &[u8], yaml: &str) -> Result<Self, ProjectError> {
+        let model: Value = serde_json::from_slice(json).map_err(|_| ProjectError::Shape("not JSON"))?;
+        if !model["services"].is_object() {
             return Err(ProjectError::Shape("no services"));
         }
-        Ok(Self(value))
+        let extended: Extended = serde_saphyr::from_str(yaml).map_err(|_| ProjectError::Shape("not YAML"))?;
+        let extensions =
+            extended.services.into_iter().filter_map(|(name, service)| Some((name, service.extension?))).collect();
+        Ok(Self { model, extensions })
     }
 
     /// The project's name.
     pub fn name(&self) -> Result<&str, ProjectError> {
-        self.0["name"].as_str().ok_or(ProjectError::Shape("no name"))
+        self.model["name"].as_str().ok_or(ProjectError::Shape("no name"))
     }
 
     /// The services that carry `x-tpdocker`; at least one.
     pub fn swaps(&self) -> Result<Vec<SwapService>, ProjectError> {
-        let services = self.0["services"].as_object().ok_or(ProjectError::Shape("no services"))?;
-        let swaps = services
+        let swaps = self
+            .extensions
             .iter()
-            .filter_map(|(name, service)| Some((name, service, service.get(EXTENSION)?)))
-            .map(|(name, service, extension)| swap_of(name, service, extension))
+            .map(|(name, extension)| swap_of(name, &self.model["services"][name], extension))
             .collect::<Result<Vec<_>, _>>()?;
         if swaps.is_empty() { Err(ProjectError::NothingToSwap) } else { Ok(swaps) }
     }
 
     /// Gives a service its sidecar.
     pub fn attach(&mut self, attachment: &Attachment<'_>) -> Result<(), ProjectError> {
-        let services = self.0["services"].as_object_mut().ok_or(ProjectError::Shape("no services"))?;
+        let services = self.model["services"].as_object_mut().ok_or(ProjectError::Shape("no services"))?;
         let service = services
             .get_mut(attachment.service)
             .and_then(Value::as_object_mut)
             .ok_or(ProjectError::Shape("a service is gone"))?;
-        service.remove(EXTENSION);
         let moved: Map<String, Value> = NAMESPACE_KEYS
             .iter()
             .filter_map(|key| Some(((*key).to_owned(), service.remove(*key)?)))
@@ -172,7 +190,7 @@ impl Project {
 
     /// For the standard input of `docker compose --file -`.
     pub fn to_json(&self) -> String {
-        self.0.to_string()
+        self.model.to_string()
     }
 }
 
@@ -275,8 +293,13 @@ mod tests {
     use super::*;
 
     fn project(service: &Value) -> Project {
-        let text = json!({"name": "shop", "services": {"web": service, "cache": {"image": "redis"}}}).to_string();
-        Project::parse(text.as_bytes()).unwrap()
+        let mut model = json!({"name": "shop", "services": {"web": service, "cache": {"image": "redis"}}});
+        // JSON is YAML.
+        let yaml = model.to_string();
+        if let Some(web) = model["services"]["web"].as_object_mut() {
+            web.remove(EXTENSION);
+        }
+        Project::parse(model.to_string().as_bytes(), &yaml).unwrap()
     }
 
     fn attach(project: &mut Project, env: &[(String, String)]) -> Value {
@@ -289,7 +312,7 @@ mod tests {
             env,
         };
         project.attach(&attachment).unwrap();
-        project.0["services"].clone()
+        project.model["services"].clone()
     }
 
     #[test]
@@ -307,7 +330,6 @@ mod tests {
         assert_eq!(web["network_mode"], "service:web-tpdocker");
         assert_eq!(web["command"], json!(["serve"]));
         assert_eq!(web["depends_on"]["web-tpdocker"]["condition"], "service_healthy");
-        assert!(web.get(EXTENSION).is_none());
         assert_eq!(sidecar["ports"][0]["target"], 8080);
         assert_eq!(sidecar["networks"]["default"]["aliases"], json!(["web"]));
         assert_eq!(sidecar["networks"]["back"]["aliases"], json!(["w", "web"]));

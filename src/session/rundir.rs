@@ -95,11 +95,26 @@ impl RunDir {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_dir_all(&self.path)
-            && error.kind() != io::ErrorKind::NotFound
-        {
+        if let Err(error) = remove(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "the session directory stays behind");
         }
+    }
+}
+
+/// Removes the directory of a session whose process died without doing so; a missing one is removed already.
+pub fn forget(session: &str) -> Result<(), RunDirError> {
+    // The name comes from the cluster, where somebody may have written anything.
+    if !session.chars().all(|each| each.is_ascii_alphanumeric()) || session.is_empty() {
+        return Ok(());
+    }
+    let path = base().join(session);
+    remove(&path).map_err(|source| RunDirError { path, source })
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
 }
 

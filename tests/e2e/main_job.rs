@@ -23,7 +23,7 @@ fn the_laptops_copy_answers_the_service_with_thing1_thing2_and_rds_and_then_the_
     let _staging = staging();
     let before = world();
     let session = laptop();
-    session.says("original");
+    session.says("is answered here");
     let answer = until("the laptop's copy to answer", PATIENCE, || match get_from_a_pod("http://servicename/") {
         Ok(answer) if answer["copy"] == "laptop" => Ok(answer),
         other => Err(format!("{other:?}")),
@@ -156,7 +156,7 @@ fn neither_the_session_key_nor_a_kubeconfig_is_to_be_seen_in_the_engine_or_in_th
     let _staging = staging();
     let before = world();
     let session = laptop();
-    session.says("original");
+    session.says("is answered here");
     let sidecar = docker(&["ps", "-q", "--filter", "label=tpdocker.dev/role=sidecar"]);
     let inspected: Value = serde_json::from_str(&docker(&["inspect", sidecar.trim()])).unwrap();
     let host_config = &inspected[0]["HostConfig"];

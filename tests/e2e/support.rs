@@ -112,7 +112,10 @@ pub fn world() -> World {
     let kinds = "deployments,statefulsets,services,configmaps,serviceaccounts,roles,rolebindings,networkpolicies";
     World {
         objects: lines(kubectl(&["get", kinds, form])),
-        containers: lines(docker(&["ps", "-a", "--format", "{{.Names}} {{.Image}}"])),
+        // By the label: other work on the machine may come and go.
+        containers: lines(docker(&[
+            "ps", "-a", "--filter", "label=tpdocker.dev/session", "--format", "{{.Names}} {{.Image}}",
+        ])),
         networks: lines(docker(&["network", "ls", "--format", "{{.Name}}"])),
         volumes: lines(docker(&["volume", "ls", "--format", "{{.Name}}"])),
         directories: std::fs::read_dir(runtime_dir().join("tpdocker")).map_or_else(
@@ -190,10 +193,13 @@ impl Tpdocker {
     /// Waits until its standard error has a line with `text`.
     pub fn says(&self, text: &str) {
         let (log, changed) = &*self.log;
-        let guard = log.lock().unwrap();
-        let (log, timeout) =
-            changed.wait_timeout_while(guard, PATIENCE, |log| !log.stderr.contains(text) && log.ended < 2).unwrap();
-        assert!(!timeout.timed_out() && log.stderr.contains(text), "it never said {text:?}:\n{}", log.stderr);
+        let waiting = |log: &mut Log| !log.stderr.contains(text) && log.ended < 2;
+        let said = {
+            let (log, _timeout) = changed.wait_timeout_while(log.lock().unwrap(), PATIENCE, waiting).unwrap();
+            log.stderr.contains(text)
+        };
+        // Not under the lock: the panic's way out needs it.
+        assert!(said, "it never said {text:?}:\n{}", self.stderr());
     }
 
     /// Sends a signal.
