@@ -1,7 +1,5 @@
 //! The cluster's side against a real cluster (`make cluster`, or `TPDOCKER_TEST_KUBECONFIG`). Each test has a namespace
 //! of its own, deleted at its end unless `TPDOCKER_TEST_KEEP` is set; the only image used is one of the staging example.
-//!
-//! Without a cluster there is nothing to test, so these are ignored unless asked for: `cargo test --test kube -- --ignored`.
 
 #[path = "kube/connecting.rs"]
 mod connecting;

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use super::error::UsageError;
-use super::help;
+use super::{Surroundings, help};
 use crate::settings::{
     ClusterSettings, Command, ComposeAction, ComposeSettings, ImageSettings, OutputFormat, RestoreSettings, Settings,
     SwapTarget,
@@ -96,8 +96,8 @@ struct ComposeArgs {
     /// An environment file for the compose file's variables; may be repeated.
     #[arg(long = "env-file", value_name = "FILE")]
     env_files: Vec<PathBuf>,
-    /// The proxy image, when not the one that belongs to this binary.
-    #[arg(long, value_name = "REF", env = "TPDOCKER_PROXY_IMAGE")]
+    /// The proxy image, when not the one that belongs to this binary or that `TPDOCKER_PROXY_IMAGE` names.
+    #[arg(long, value_name = "REF")]
     proxy_image: Option<String>,
     #[command(subcommand)]
     action: ComposeSub,
@@ -168,12 +168,12 @@ impl Globals {
 impl Cli {
     /// What it means. `run` is read elsewhere: without it in sight this is a mistake of the caller's, answered as the
     /// missing flag it would be.
-    pub(super) fn settings(self) -> Result<Settings, UsageError> {
+    pub(super) fn settings(self, around: &Surroundings) -> Result<Settings, UsageError> {
         let outer = self.globals;
         let (globals, command) = match self.command {
             Sub::Run => return Err(UsageError::NoSwap),
             Sub::Version(globals) => (globals, Command::Version),
-            Sub::Compose(args) => (args.globals.clone(), Command::Compose(args.settings())),
+            Sub::Compose(args) => (args.globals.clone(), Command::Compose(args.settings(around))),
             Sub::Restore(args) => {
                 let cluster = args.cluster.into();
                 (args.globals, Command::Restore(RestoreSettings { cluster, target: args.target }))
@@ -199,14 +199,14 @@ impl From<ClusterArgs> for ClusterSettings {
 }
 
 impl ComposeArgs {
-    fn settings(self) -> ComposeSettings {
+    fn settings(self, around: &Surroundings) -> ComposeSettings {
         let (action, args) = match self.action {
             ComposeSub::Up(rest) => (ComposeAction::Up, rest.args),
             ComposeSub::Down(rest) => (ComposeAction::Down, rest.args),
         };
         ComposeSettings {
             cluster: self.cluster.into(),
-            proxy_image: self.proxy_image,
+            proxy_image: self.proxy_image.or_else(|| around.proxy_image()),
             files: self.files,
             project_name: self.project_name,
             profiles: self.profiles,

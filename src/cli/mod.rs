@@ -46,6 +46,11 @@ impl Surroundings<'_> {
             cwd: std::env::current_dir().map_err(UsageError::WorkingDirectory)?,
         })
     }
+
+    /// The proxy image of somebody who does not want to type `--proxy-image` each time.
+    fn proxy_image(&self) -> Option<String> {
+        (self.env)("TPDOCKER_PROXY_IMAGE").filter(|image| !image.is_empty())
+    }
 }
 
 /// What to do about a command line.
@@ -80,7 +85,7 @@ pub fn parse(argv: impl IntoIterator<Item = OsString>, around: &Surroundings) ->
     };
     match docker {
         Some(args) => run::parse(&cli.globals, args, around),
-        None => cli.settings().map(|settings| Request::Act(Box::new(settings))).map_err(text),
+        None => cli.settings(around).map(|settings| Request::Act(Box::new(settings))).map_err(text),
     }
 }
 

@@ -13,7 +13,7 @@ pub(super) fn parse(globals: &Globals, args: &[String], around: &Surroundings) -
     let mut draft = Draft {
         verbosity: globals.verbose,
         output: globals.output.map(Into::into),
-        proxy_image: (around.env)("TPDOCKER_PROXY_IMAGE").filter(|image| !image.is_empty()),
+        proxy_image: around.proxy_image(),
         ..Draft::default()
     };
     let mut split = Split::default();

@@ -26,7 +26,7 @@ use crate::session::{Attached, Session, environment, find, proxy_of};
 use crate::settings::{ClusterSettings, ComposeAction, ComposeSettings};
 
 /// How long `down` waits for a session in another terminal: a restore waits for the original's pods.
-const SESSION_ENDS_WITHIN: Duration = Duration::from_secs(240);
+const SESSION_ENDS_WITHIN: Duration = Duration::from_mins(4);
 /// Between two looks whether it has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 

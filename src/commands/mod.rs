@@ -13,7 +13,8 @@ use crate::settings::{Command, Settings};
 /// Carries out a command and answers with the process's exit code: the app's own, where there is an app.
 pub async fn dispatch(settings: Settings, console: Console) -> Result<u8, Error> {
     match settings.command {
-        Command::Run(run) => run::run(*run, settings.output, &console).await,
+        // On the heap: a whole session is one future.
+        Command::Run(run) => Box::pin(run::run(*run, settings.output, &console)).await,
         Command::Compose(compose) => compose::compose(compose, &console).await,
         Command::Image(image) => image::image(image, &console.reporter()).await,
         Command::Restore(restore) => restore::restore(restore, &console.reporter()).await,

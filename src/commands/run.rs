@@ -22,9 +22,9 @@ use crate::settings::{OutputFormat, RunSettings};
 /// How long an app may take to end by itself after it was asked to: `docker stop`'s default.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// No deadline: a timer needs one.
-const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+const FAR: Duration = Duration::from_hours(365 * 24);
 /// How long the scheduler may take to choose a node; [`Session::attach`], which runs beside, says why it does not.
-const SCHEDULED_WITHIN: Duration = Duration::from_secs(300);
+const SCHEDULED_WITHIN: Duration = Duration::from_mins(5);
 
 /// Carries out `tpdocker run`; the exit code is the app's.
 pub async fn run(settings: RunSettings, output: OutputFormat, console: &Console) -> Result<u8, Error> {
@@ -37,7 +37,7 @@ pub async fn run(settings: RunSettings, output: OutputFormat, console: &Console)
     let Some(Prepared { engine, session, stdio }) = prepared else { return Ok(0) };
     let outcome = {
         let work = Work { settings: &settings, engine: &engine, session: &session, console };
-        work.carry_out(stdio, &mut signals).await
+        Box::pin(work.carry_out(stdio, &mut signals)).await
     };
     let keep_app = !settings.app.rm && outcome.as_ref().is_ok_and(|ended| ended.ran);
     let undone = undo::containers_and_swap(&engine, &session, keep_app, &mut signals, &reporter).await;

@@ -35,9 +35,9 @@ use crate::settings::{ClusterSettings, SwapTarget};
 
 /// How long the proxy's pod may take from its creation until it runs. Init containers of the original run first, and
 /// migrations take their time; a pod that cannot start is said long before.
-const POD_STARTS_WITHIN: Duration = Duration::from_secs(300);
+const POD_STARTS_WITHIN: Duration = Duration::from_mins(5);
 /// A swap waits for the app as long as the session lives: it may be compiling.
-const APP_LISTENS_WITHIN: Duration = Duration::from_secs(7 * 24 * 3600);
+const APP_LISTENS_WITHIN: Duration = Duration::from_hours(7 * 24);
 
 /// What was found in the cluster before anything is changed.
 #[derive(Debug)]

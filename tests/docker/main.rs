@@ -4,7 +4,9 @@
 
 mod app;
 mod images;
+mod push;
 mod refusals;
+mod save;
 mod sidecar;
 mod support;
 mod terminal;

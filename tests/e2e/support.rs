@@ -114,7 +114,12 @@ pub fn world() -> World {
         objects: lines(kubectl(&["get", kinds, form])),
         // By the label: other work on the machine may come and go.
         containers: lines(docker(&[
-            "ps", "-a", "--filter", "label=tpdocker.dev/session", "--format", "{{.Names}} {{.Image}}",
+            "ps",
+            "-a",
+            "--filter",
+            "label=tpdocker.dev/session",
+            "--format",
+            "{{.Names}} {{.Image}}",
         ])),
         networks: lines(docker(&["network", "ls", "--format", "{{.Name}}"])),
         volumes: lines(docker(&["volume", "ls", "--format", "{{.Name}}"])),

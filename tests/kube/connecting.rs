@@ -14,7 +14,6 @@ use tpdocker::settings::TargetKind;
 use crate::support::{connect, create, in_namespace, kubeconfig, settings, target, web};
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn the_facts_name_context_host_version_and_namespace() {
     let cluster = connect("kube-system").await;
     let facts = cluster.facts();
@@ -24,7 +23,6 @@ async fn the_facts_name_context_host_version_and_namespace() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn a_namespace_that_does_not_exist_is_said_with_those_near_it() {
     let error = Cluster::connect_with(kubeconfig(), &settings("kube-sistem")).await.unwrap_err();
     let ClusterError::NoNamespace { near, .. } = &error else { panic!("{error:?}") };
@@ -39,7 +37,6 @@ async fn connect_to(change: impl FnOnce(&mut Kubeconfig)) -> ClusterError {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn a_dead_server_a_foreign_certificate_and_a_bad_login_are_told_apart() {
     let dead =
         connect_to(|it| it.clusters[0].cluster.as_mut().unwrap().server = Some("https://127.0.0.1:1".into())).await;
@@ -78,7 +75,6 @@ fn set_token(kubeconfig: &mut Kubeconfig, token: &str) {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn a_workload_is_found_by_its_name_and_by_its_services() {
     in_namespace(|cluster| async move {
         web(&cluster, 0).await;
@@ -104,7 +100,6 @@ async fn a_workload_is_found_by_its_name_and_by_its_services() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn a_name_of_another_namespace_is_found_there() {
     in_namespace(|cluster| async move {
         let error = cluster.resolve(&target("kube-dns")).await.unwrap_err();
@@ -116,7 +111,6 @@ async fn a_name_of_another_namespace_is_found_there() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn what_cannot_be_swapped_is_named() {
     in_namespace(|cluster| async move {
         web(&cluster, 0).await;
@@ -138,7 +132,6 @@ async fn what_cannot_be_swapped_is_named() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn missing_rights_are_named_and_the_printed_role_has_them_all() {
     in_namespace(|cluster| async move {
         assert_eq!(cluster.check_rights(Kind::Deployment).await.unwrap(), None);

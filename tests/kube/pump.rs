@@ -70,7 +70,6 @@ fn rate(amount: u64, took: Duration) -> f64 {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn bytes_pass_unchanged_in_both_directions() {
     in_namespace(|cluster| async move {
         server(&cluster).await;
@@ -104,7 +103,6 @@ async fn bytes_pass_unchanged_in_both_directions() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn both_directions_at_once_from_two_tasks_do_not_wedge() {
     in_namespace(|cluster| async move {
         server(&cluster).await;
@@ -123,7 +121,6 @@ async fn both_directions_at_once_from_two_tasks_do_not_wedge() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn a_port_on_which_nothing_listens_and_a_pod_that_is_not_there_are_told_apart() {
     in_namespace(|cluster| async move {
         server(&cluster).await;

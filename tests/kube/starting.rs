@@ -39,7 +39,6 @@ fn container(deployment: &mut Deployment) -> &mut k8s_openapi::api::core::v1::Co
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn an_image_that_cannot_be_pulled_is_said_within_10_s_with_the_cure() {
     in_namespace(|cluster| async move {
         web(&cluster, 0).await;
@@ -50,7 +49,6 @@ async fn an_image_that_cannot_be_pulled_is_said_within_10_s_with_the_cure() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn an_image_without_the_proxy_is_said_within_10_s() {
     in_namespace(|cluster| async move {
         web(&cluster, 0).await;
@@ -60,7 +58,6 @@ async fn an_image_without_the_proxy_is_said_within_10_s() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn a_missing_secret_is_said_within_10_s() {
     in_namespace(|cluster| async move {
         web(&cluster, 0).await;
@@ -74,7 +71,6 @@ async fn a_missing_secret_is_said_within_10_s() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn a_crash_is_said_within_10_s_with_the_last_output() {
     in_namespace(|cluster| async move {
         web(&cluster, 0).await;
@@ -89,7 +85,6 @@ async fn a_crash_is_said_within_10_s_with_the_last_output() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn a_quota_that_is_used_up_is_said_within_10_s() {
     in_namespace(|cluster| async move {
         web(&cluster, 0).await;
@@ -104,7 +99,6 @@ async fn a_quota_that_is_used_up_is_said_within_10_s() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn a_proxy_runs_becomes_ready_and_is_deleted() {
     in_namespace(|cluster| async move {
         web(&cluster, 0).await;
@@ -134,7 +128,6 @@ async fn a_proxy_runs_becomes_ready_and_is_deleted() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn the_api_server_accepts_every_golden_deployment() {
     in_namespace(|cluster| async move {
         let api: Api<Deployment> = Api::namespaced(cluster.client().clone(), cluster.namespace());

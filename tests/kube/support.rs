@@ -1,6 +1,6 @@
 //! A namespace for one test, and a small workload in it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
@@ -16,10 +16,11 @@ use tpdocker::settings::{ClusterSettings, SwapTarget};
 /// In every cluster that the staging example was put into; it has Python.
 pub const IMAGE: &str = "examplecom/thing:latest";
 
+/// The cluster under test: `TPDOCKER_TEST_KUBECONFIG`, or the one that `make cluster` makes.
 pub fn kubeconfig() -> Kubeconfig {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/staging/kubeconfig");
-    let path = std::env::var_os("TPDOCKER_TEST_KUBECONFIG").map_or(built, Into::into);
-    Kubeconfig::read_from(&path).unwrap_or_else(|error| panic!("no cluster ({error}): make cluster"))
+    let path = std::env::var_os("TPDOCKER_TEST_KUBECONFIG").map_or(built, PathBuf::from);
+    Kubeconfig::read_from(&path).unwrap_or_else(|error| panic!("no cluster ({error}): run `make cluster`"))
 }
 
 pub fn settings(namespace: &str) -> ClusterSettings {

@@ -30,7 +30,6 @@ async fn deployment(cluster: &Cluster) -> Deployment {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn a_swap_is_recorded_scaled_and_restored_from_what_the_cluster_remembers() {
     in_namespace(|cluster| async move {
         web(&cluster, 2).await;
@@ -60,7 +59,6 @@ async fn a_swap_is_recorded_scaled_and_restored_from_what_the_cluster_remembers(
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn another_sessions_workload_is_neither_taken_nor_restored() {
     in_namespace(|cluster| async move {
         web(&cluster, 1).await;
@@ -82,7 +80,6 @@ async fn another_sessions_workload_is_neither_taken_nor_restored() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn a_record_that_a_rollback_brought_back_holds_nobody_up() {
     in_namespace(|cluster| async move {
         web(&cluster, 1).await;
@@ -95,7 +92,6 @@ async fn a_record_that_a_rollback_brought_back_holds_nobody_up() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn of_two_sessions_at_once_one_wins() {
     in_namespace(|cluster| async move {
         web(&cluster, 1).await;
@@ -117,7 +113,6 @@ async fn of_two_sessions_at_once_one_wins() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn replicas_that_somebody_set_meanwhile_are_left_alone() {
     in_namespace(|cluster| async move {
         web(&cluster, 2).await;
@@ -135,7 +130,6 @@ async fn replicas_that_somebody_set_meanwhile_are_left_alone() {
 }
 
 #[tokio::test]
-#[ignore = "needs a cluster"]
 async fn restoring_what_is_gone_does_nothing() {
     in_namespace(|cluster| async move {
         web(&cluster, 0).await;

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use super::{failure, run, settings, surroundings, wrong};
-use crate::cli::parse;
+use crate::cli::{Request, Surroundings, parse};
 use crate::settings::{Command, ComposeAction, ImageSettings, OutputFormat};
 
 #[test]
@@ -35,6 +35,33 @@ fn the_sessions_flags_are_ours() {
     assert_eq!(it.cluster.context.as_deref(), Some("kind"));
     assert_eq!((it.proxy_image.as_deref(), it.dry_run), (Some("reg/p:1"), true));
     assert!(wrong(&["-n", "Not/A/Namespace", "img"]).contains("namespace"));
+}
+
+#[test]
+fn the_proxy_image_of_the_environment_is_that_of_run_and_compose_unless_a_flag_names_another() {
+    let image = |value: &str, args: &[&str]| {
+        let env = |name: &str| (name == "TPDOCKER_PROXY_IMAGE").then(|| value.to_owned());
+        let around = Surroundings { env: &env, ..surroundings() };
+        match parse(args.iter().map(OsString::from), &around) {
+            Ok(Request::Act(settings)) => match settings.command {
+                Command::Run(run) => run.proxy_image,
+                Command::Compose(compose) => compose.proxy_image,
+                other => panic!("{other:?}"),
+            },
+            other => panic!("{args:?}: {other:?}"),
+        }
+    };
+    for (plain, flagged) in [
+        (
+            &["tpdocker", "run", "--swap", "s", "img"][..],
+            &["tpdocker", "run", "--proxy-image", "p:2", "--swap", "s", "img"][..],
+        ),
+        (&["tpdocker", "compose", "up"], &["tpdocker", "compose", "--proxy-image", "p:2", "up"]),
+    ] {
+        assert_eq!(image("p:1", plain).as_deref(), Some("p:1"));
+        assert_eq!(image("p:1", flagged).as_deref(), Some("p:2"));
+        assert_eq!(image("", plain), None);
+    }
 }
 
 #[test]
