@@ -28,6 +28,15 @@ pub enum Event {
         /// How long it took.
         took: Duration,
     },
+    /// A step turned out to be needless.
+    StepSkipped {
+        /// Its name.
+        step: &'static str,
+        /// Why.
+        why: &'static str,
+        /// How long it took to find out.
+        took: Duration,
+    },
     /// A step did not finish.
     StepFailed {
         /// Its name.
@@ -66,7 +75,7 @@ impl Reporter {
     /// Begins a step; it has failed if the returned value is dropped before [`Step::done`].
     pub fn step(&self, name: &'static str) -> Step {
         self.0.event(&Event::StepStarted { step: name });
-        Step { reporter: self.clone(), name, began: Instant::now(), done: false }
+        Step { reporter: self.clone(), name, began: Instant::now(), needless: None, done: false }
     }
 
     /// Tells something that needs no action.
@@ -86,6 +95,7 @@ pub struct Step {
     reporter: Reporter,
     name: &'static str,
     began: Instant,
+    needless: Option<&'static str>,
     done: bool,
 }
 
@@ -93,6 +103,18 @@ impl Step {
     /// Tells what the step waits for.
     pub fn progress(&self, detail: impl Into<String>) {
         self.reporter.0.event(&Event::StepProgress { step: self.name, detail: detail.into() });
+    }
+
+    /// Makes a step that is dropped count as needless, for this reason, and not as failed.
+    #[must_use]
+    pub fn unless(mut self, needless: &'static str) -> Self {
+        self.needless = Some(needless);
+        self
+    }
+
+    /// Ends the step as failed.
+    pub fn fail(mut self) {
+        self.needless = None;
     }
 
     /// Ends the step with the facts it found.
@@ -105,8 +127,11 @@ impl Step {
 
 impl Drop for Step {
     fn drop(&mut self) {
-        if !self.done {
-            self.reporter.0.event(&Event::StepFailed { step: self.name, took: self.began.elapsed() });
+        let (step, took) = (self.name, self.began.elapsed());
+        match self.needless {
+            _ if self.done => {}
+            Some(why) => self.reporter.0.event(&Event::StepSkipped { step, why, took }),
+            None => self.reporter.0.event(&Event::StepFailed { step, took }),
         }
     }
 }

@@ -61,14 +61,18 @@ async fn prepare(settings: &RunSettings, output: OutputFormat, reporter: &Report
         let step = reporter.step("engine");
         let engine = Engine::connect().await?;
         step.done(format!("Docker {} at {}", engine.version(), engine.socket().display()));
-        if !settings.dry_run {
-            stdio.check(app.interactive, app.tty)?;
-            engine.ensure_sidecar_image(reporter).await?;
-            engine.ensure_image(&app.image, app.pull, app.platform.as_deref(), reporter).await?;
-        }
         Ok::<_, Error>(engine)
     };
-    let (engine, found) = tokio::try_join!(engine, find(&settings.cluster, &settings.swap, reporter))?;
+    // Both to their end, so that each step tells its own outcome.
+    let (engine, found) = tokio::join!(engine, find(&settings.cluster, &settings.swap, reporter));
+    let (engine, found) = (engine?, found?);
+    if !settings.dry_run {
+        stdio.check(app.interactive, app.tty)?;
+        tokio::try_join!(
+            engine.ensure_sidecar_image(reporter),
+            engine.ensure_image(&app.image, app.pull, app.platform.as_deref(), reporter)
+        )?;
+    }
     let identity = Identity::new()?;
     let (deployment, notes) = proxy_of(&identity, &found.workload, settings.proxy_image.as_deref())?;
     if settings.dry_run {

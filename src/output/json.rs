@@ -22,6 +22,11 @@ enum Line<'a> {
         facts: &'a str,
         millis: u64,
     },
+    StepSkipped {
+        step: &'a str,
+        why: &'a str,
+        millis: u64,
+    },
     StepFailed {
         step: &'a str,
         millis: u64,
@@ -48,6 +53,7 @@ pub(super) fn event(event: &Event) -> String {
         Event::StepStarted { step } => Line::StepStarted { step },
         Event::StepProgress { step, detail } => Line::StepProgress { step, detail },
         Event::StepDone { step, facts, took } => Line::StepDone { step, facts, millis: millis(*took) },
+        Event::StepSkipped { step, why, took } => Line::StepSkipped { step, why, millis: millis(*took) },
         Event::StepFailed { step, took } => Line::StepFailed { step, millis: millis(*took) },
         Event::Notice(text) => Line::Notice { text },
         Event::Warning(text) => Line::Warning { text },

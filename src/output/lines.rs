@@ -19,6 +19,10 @@ pub(super) fn event(event: &Event, palette: Palette) -> Option<String> {
             let gap = if facts.is_empty() { "" } else { "  " };
             format!("{} {step:NAME_WIDTH$}  {facts}{gap}{took}", palette.paint(Ink::Good, "✔"))
         }
+        Event::StepSkipped { step, why, took } => {
+            let took = palette.paint(Ink::Faint, &format!("({})", duration(*took)));
+            format!("{} {step:NAME_WIDTH$}  {}  {took}", palette.paint(Ink::Faint, "-"), why)
+        }
         Event::StepFailed { step, took } => {
             let took = palette.paint(Ink::Faint, &format!("({})", duration(*took)));
             format!("{} {step:NAME_WIDTH$}  {took}", palette.paint(Ink::Bad, "✘"))

@@ -54,7 +54,7 @@ impl Live {
                     running.detail = clean(detail).replace('\n', " ");
                 }
             }
-            Event::StepDone { step, .. } | Event::StepFailed { step, .. } => {
+            Event::StepDone { step, .. } | Event::StepSkipped { step, .. } | Event::StepFailed { step, .. } => {
                 if let Some(index) = self.running.iter().position(|running| running.step == *step) {
                     self.running.remove(index);
                 }

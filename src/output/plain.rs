@@ -26,7 +26,7 @@ impl Plain {
                 *heard = now;
                 return Some(format!("· {step}: {}", clean(detail)));
             }
-            Event::StepDone { step, .. } | Event::StepFailed { step, .. } => {
+            Event::StepDone { step, .. } | Event::StepSkipped { step, .. } | Event::StepFailed { step, .. } => {
                 if let Some(index) = self.0.iter().position(|(name, _)| name == step) {
                     self.0.remove(index);
                 }

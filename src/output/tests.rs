@@ -43,6 +43,13 @@ fn session(console: &Console) {
     console.event(&Event::StepFailed { step: "tunnel", took: TOOK });
 }
 
+#[test]
+fn a_step_that_was_not_needed_is_neither_done_nor_failed() {
+    let (console, paper) = console(Audience::Pipe);
+    console.event(&Event::StepSkipped { step: "swap", why: "the app has ended", took: TOOK });
+    assert_eq!(paper.text(), "- swap          the app has ended  (1.2s)\n");
+}
+
 #[derive(Debug, thiserror::Error)]
 #[error("outer")]
 struct Outer(#[source] Inner);

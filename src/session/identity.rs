@@ -13,7 +13,7 @@ pub struct SessionId(String);
 impl SessionId {
     const LENGTH: usize = 8;
     /// Lower case without the letters that read like digits or form words.
-    const ALPHABET: &[u8; 32] = b"0123456789abcdfghjkmnpqrstvwxyz2";
+    const ALPHABET: &[u8; 32] = b"0123456789abcdfghjkmnpqrstuvwxyz";
 
     fn from_random(random: [u8; Self::LENGTH]) -> Self {
         let mut text: String =

@@ -28,7 +28,7 @@ use crate::cluster::{
     Cluster, ClusterError, Note, Proxy, ProxySpec, Restored, Workload, control_port, proxy_deployment, swap::since_now,
 };
 use crate::error::Error;
-use crate::event::Reporter;
+use crate::event::{Reporter, Step};
 use crate::image;
 use crate::plan;
 use crate::settings::{ClusterSettings, SwapTarget};
@@ -183,20 +183,28 @@ impl Session {
         Ok(link)
     }
 
-    /// Waits until the app listens, then takes the original out of the Service.
+    /// Waits until the app listens, then takes the original out of the Service. Dropped when the app ends before.
     pub async fn swap(&self, attached: &Attached) -> Result<(), Error> {
+        let step = self.reporter.step("swap").unless("the app ended before it was needed");
+        let Workload { reference, services, .. } = self.workload();
+        if let Err(error) = self.take_over(attached, &step).await {
+            step.fail();
+            return Err(error.into());
+        }
+        let answered = match &services[..] {
+            [] => "its place is taken".to_owned(),
+            services => format!("service {} is answered here", services.join(", ")),
+        };
+        step.done(format!("{answered}; {} is at 0", reference.name));
+        Ok(())
+    }
+
+    async fn take_over(&self, attached: &Attached, step: &Step) -> Result<(), ClusterError> {
         let Found { cluster, workload } = &self.found;
-        let step = self.reporter.step("swap");
         step.progress(format!("waiting until the app listens on {}", plan::ports(workload)));
         attached.proxy.wait_ready(APP_LISTENS_WITHIN, |text| step.progress(text)).await?;
         cluster.scale(&workload.reference, self.identity.id.as_str(), 0).await?;
-        cluster.wait_gone(workload, |text| step.progress(text)).await?;
-        let services = match &workload.services[..] {
-            [] => "its place".to_owned(),
-            services => format!("service {}", services.join(", ")),
-        };
-        step.done(format!("{services} is answered here; {} is at 0", workload.reference.name));
-        Ok(())
+        cluster.wait_gone(workload, |text| step.progress(text)).await
     }
 
     /// Puts the cluster back, from whatever step.

@@ -11,11 +11,11 @@ use crate::listeners::Listeners;
 use crate::status::Status;
 use crate::udp::{IDLE_TIMEOUT, UdpSockets};
 
-/// Serves `tunnel` until it ends. Ports of the app are closed after that: nobody is there to answer on them.
+/// Serves `tunnel` until it ends. It counts as attached once the sidecar has told its ports: a carrier that was admitted
+/// may have nobody at its other end. Ports of the app are closed after that: nobody is there to answer on them.
 pub(crate) async fn run(tunnel: Tunnel, mut events: Events, status: Arc<Status>, control_port: u16) -> Closed {
     let mut ports = Ports { tcp: Listeners::new(tunnel.clone()), udp: UdpSockets::new(tunnel.clone()), control_port };
     let mut sweep = tokio::time::interval(IDLE_TIMEOUT / 4);
-    status.attached(Vec::new(), Vec::new());
     loop {
         tokio::select! {
             event = events.next() => match event {

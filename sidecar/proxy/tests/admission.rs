@@ -62,7 +62,10 @@ async fn the_cli_sees_a_tunnel_come_and_go() {
     let proxy = Proxy::start(Vec::new()).await;
     let mut watch = watch(&proxy).await;
     status(&mut watch, |status| !status.attached && !status.ready).await;
-    let (tunnel, _events) = proxy.attach().await;
+    let (tunnel, mut events) = proxy.attach().await;
+    // A sidecar is there when it has said what the app listens on, be it nothing.
+    tunnel.listen(Vec::new());
+    assert!(matches!(events.next().await, Some(tpdocker_tunnel::Event::Listening { .. })));
     status(&mut watch, |status| status.attached && status.ready).await;
     assert!(proxy.ready().await);
     tunnel.close("enough");
