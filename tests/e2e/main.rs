@@ -8,4 +8,5 @@ mod compose;
 mod hot_reload;
 mod images;
 mod main_job;
+mod recovery;
 mod support;
