@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 /// The namespace of the staging example.
@@ -16,9 +16,19 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// The staging example belongs to one test at a time.
+/// The staging example belongs to one test at a time. The first one gets the proxy image of the binary under test into
+/// the cluster.
 pub fn staging() -> MutexGuard<'static, ()> {
-    ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner)
+    static LOADED: Once = Once::new();
+    let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    LOADED.call_once(|| {
+        let mut image = tempfile::tempfile().unwrap();
+        let saved = Tpdocker::command(&["image", "save"]).stdout(image.try_clone().unwrap()).status().unwrap();
+        assert!(saved.success(), "the proxy image cannot be saved");
+        std::io::Seek::rewind(&mut image).unwrap();
+        output(Command::new(repo("tests/cluster/load")).arg("-").stdin(image));
+    });
+    alone
 }
 
 /// A path in the repository.
