@@ -34,7 +34,7 @@ test-e2e: cluster ## the product against the real cluster and the real engine
 	@$(ENV) cargo test --locked -p tpdocker --test docker --test kube --test e2e -- --test-threads=1
 
 bench: build cluster ## tpdocker beside kubectl port-forward
-	@$(ENV) tests/bench
+	@$(ENV) cargo bench --locked -p tpdocker --bench compare
 
 lint: ## rustfmt and clippy, warnings are errors
 	cargo fmt --all --check
