@@ -9,8 +9,7 @@ use crate::support::{
     until, world,
 };
 
-const SWAP: [&str; 9] =
-    ["run", "--swap", "servicename", "-n", NAMESPACE, "--rm", "-e", "COPY=laptop", SERVICE_IMAGE];
+const SWAP: [&str; 9] = ["run", "--swap", "servicename", "-n", NAMESPACE, "--rm", "-e", "COPY=laptop", SERVICE_IMAGE];
 
 #[test]
 fn after_a_kill_anybody_restores_from_what_the_cluster_remembers() {
