@@ -10,7 +10,6 @@
 //! - [`cluster`]: the workload, the proxy in its place, and the way to it;
 //! - [`docker`]: the engine, the sidecar container and the user's container;
 //! - [`image`]: the images that this binary carries inside itself;
-//! - [`control`]: messages to the sidecar;
 //! - [`event`] and [`output`]: what a person or a script is told;
 //! - [`error`]: what can go wrong, the cure, and the exit code.
 
@@ -18,7 +17,6 @@ pub mod cli;
 pub mod cluster;
 pub mod commands;
 pub mod compose;
-pub mod control;
 pub mod docker;
 pub mod error;
 pub mod event;

@@ -3,13 +3,11 @@
 
 use std::time::Duration;
 
-use bytes::BytesMut;
 use ed25519_dalek::SigningKey;
-use futures_util::{SinkExt as _, Stream, StreamExt as _};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio_util::codec::{Decoder, Encoder, Framed};
 use tpdocker_protocol::admission::{AdmissionError, Challenge, Role};
-use tpdocker_protocol::control::{self, PodView, ProxyReply, ProxyRequest, ProxyStatus};
+use tpdocker_protocol::control::{PodView, ProxyReply, ProxyRequest, ProxyStatus};
+use tpdocker_tunnel::messages::{MessageError, Messages};
 
 use super::carrier::PortForward;
 use super::connect::Cluster;
@@ -39,7 +37,7 @@ impl std::fmt::Debug for Identity<'_> {
 /// Requests to the proxy over an admitted connection.
 #[derive(Debug)]
 pub struct ControlClient<S> {
-    framed: Framed<S, Codec>,
+    messages: Messages<S>,
 }
 
 // === impl Cluster ===
@@ -65,16 +63,6 @@ impl Cluster {
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    /// A control connection to the proxy.
-    pub async fn control(
-        &self,
-        pod: &str,
-        port: u16,
-        identity: Identity<'_>,
-    ) -> Result<ControlClient<PortForward>, ClusterError> {
-        Ok(ControlClient::new(self.dial(pod, port, identity, Role::Control).await?))
     }
 }
 
@@ -115,14 +103,14 @@ where
 impl<S: AsyncRead + AsyncWrite + Unpin> ControlClient<S> {
     /// Speaks on an admitted connection.
     pub fn new(stream: S) -> Self {
-        Self { framed: Framed::new(stream, Codec) }
+        Self { messages: Messages::new(stream) }
     }
 
     /// What the swapped container would see.
     pub async fn describe(&mut self) -> Result<PodView, ClusterError> {
         answer_in_time(async {
-            self.framed.send(ProxyRequest::Describe).await?;
-            match self.framed.next().await.ok_or(ProtocolError::Closed)?? {
+            self.messages.send(&ProxyRequest::Describe).await?;
+            match self.reply().await? {
                 ProxyReply::Pod(pod) => Ok(pod),
                 other => Err(unexpected(other)),
             }
@@ -130,13 +118,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlClient<S> {
         .await
     }
 
-    /// The proxy's status at once and at each change, until the connection ends.
-    pub async fn watch(mut self) -> Result<impl Stream<Item = Result<ProxyStatus, ClusterError>>, ClusterError> {
-        answer_in_time(self.framed.send(ProxyRequest::Watch)).await?;
-        Ok(self.framed.map(|reply| match reply? {
+    /// Asks for the proxy's status, which [`Self::status`] gives from here on.
+    pub async fn watch(&mut self) -> Result<(), ClusterError> {
+        Ok(self.messages.send(&ProxyRequest::Watch).await?)
+    }
+
+    /// The proxy's status: at once after [`Self::watch`], and again at each change. Cancel-safe.
+    pub async fn status(&mut self) -> Result<ProxyStatus, ClusterError> {
+        match self.reply().await? {
             ProxyReply::Status(status) => Ok(status),
             other => Err(unexpected(other)),
-        }))
+        }
+    }
+
+    async fn reply(&mut self) -> Result<ProxyReply, ClusterError> {
+        Ok(self.messages.receive().await?.ok_or(ProtocolError::Closed)?)
     }
 }
 
@@ -164,31 +160,13 @@ fn broken(error: std::io::Error) -> ClusterError {
     error.downcast::<ClusterError>().unwrap_or_else(|error| ProtocolError::Io(error).into())
 }
 
-/// [`control::encode`] and [`control::decode`] on a stream.
-#[derive(Debug)]
-struct Codec;
-
-impl Encoder<ProxyRequest> for Codec {
-    type Error = ClusterError;
-
-    fn encode(&mut self, request: ProxyRequest, out: &mut BytesMut) -> Result<(), ClusterError> {
-        out.extend_from_slice(&control::encode(&request).map_err(ProtocolError::from)?);
-        Ok(())
-    }
-}
-
-impl Decoder for Codec {
-    type Item = ProxyReply;
-    type Error = ClusterError;
-
-    fn decode(&mut self, buffer: &mut BytesMut) -> Result<Option<ProxyReply>, ClusterError> {
-        Ok(control::decode(buffer).map_err(ProtocolError::from)?)
-    }
-}
-
-impl From<std::io::Error> for ClusterError {
-    fn from(error: std::io::Error) -> Self {
-        broken(error)
+impl From<MessageError> for ClusterError {
+    fn from(error: MessageError) -> Self {
+        match error {
+            MessageError::Control(error) => ProtocolError::Control(error).into(),
+            MessageError::Io(error) => broken(error),
+            MessageError::Truncated => ProtocolError::Closed.into(),
+        }
     }
 }
 
@@ -225,18 +203,12 @@ mod tests {
     async fn the_sessions_key_is_admitted_and_then_described() {
         let (mut near, far) = tokio::io::duplex(1 << 16);
         let proxy = tokio::spawn(async move {
-            let (mut far, verdict) = doorkeeper(far, key()).await;
+            let (far, verdict) = doorkeeper(far, key()).await;
             assert_eq!(verdict, Ok(Role::Control));
-            let mut request = BytesMut::new();
-            let request = loop {
-                far.read_buf(&mut request).await.unwrap();
-                if let Some(message) = control::decode::<ProxyRequest>(&mut request).unwrap() {
-                    break message;
-                }
-            };
-            assert_eq!(request, ProxyRequest::Describe);
+            let mut far = Messages::new(far);
+            assert_eq!(far.receive::<ProxyRequest>().await.unwrap(), Some(ProxyRequest::Describe));
             let pod = PodView { hostname: "servicename-0".into(), ..PodView::default() };
-            far.write_all(&control::encode(&ProxyReply::Pod(pod)).unwrap()).await.unwrap();
+            far.send(&ProxyReply::Pod(pod)).await.unwrap();
         });
         admit(&mut near, &key(), Role::Control, "s1").await.unwrap();
         assert_eq!(ControlClient::new(near).describe().await.unwrap().hostname, "servicename-0");

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tpdocker_protocol::admission::Role;
-use tpdocker_protocol::control::PodView;
 
 use super::identity::Identity;
-use crate::cluster::{Cluster, ClusterError, PortForward, Proxy, ProxyPod, control};
+use crate::cluster::{Cluster, ClusterError, ControlClient, PortForward, Proxy, ProxyPod, control};
 
 /// How long a pod that came in the place of a lost one may take; somebody who waits for the tunnel is told meanwhile.
 const NEXT_POD: Duration = Duration::from_secs(30);
@@ -43,8 +42,8 @@ impl Access {
         self.cluster.dial(&pod.name, self.port, self.identity(), role).await
     }
 
-    /// What the swapped container would see.
-    pub async fn describe(&self) -> Result<PodView, ClusterError> {
-        control::ControlClient::new(self.open(Role::Control).await?).describe().await
+    /// A control connection.
+    pub async fn control(&self) -> Result<ControlClient<PortForward>, ClusterError> {
+        Ok(ControlClient::new(self.open(Role::Control).await?))
     }
 }

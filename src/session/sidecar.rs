@@ -9,8 +9,8 @@ use tokio::net::UnixStream;
 use tokio::time::Instant;
 use tpdocker_protocol::contract::{SIDECAR_CARRIER, SIDECAR_CONTROL};
 use tpdocker_protocol::control::{SidecarConfig, SidecarReply, SidecarRequest, SidecarStatus};
+use tpdocker_tunnel::messages::{MessageError, Messages};
 
-use crate::control::{Conversation, ConversationError};
 use crate::error::{Code, Explain};
 
 /// How long a sidecar may take from its start until it listens: its data plane programs a few netlink messages.
@@ -32,7 +32,7 @@ pub enum SidecarError {
     },
     /// It hung up or spoke nonsense.
     #[error("the conversation with the sidecar failed")]
-    Conversation(#[from] ConversationError),
+    Conversation(#[from] MessageError),
     /// It cannot do what was asked.
     #[error("the sidecar failed: {0}")]
     Failed(String),
@@ -59,7 +59,7 @@ async fn connect(socket: &Path, purpose: u8) -> Result<UnixStream, SidecarError>
     loop {
         let failed = match UnixStream::connect(socket).await {
             Ok(mut stream) => {
-                stream.write_all(&[purpose]).await.map_err(ConversationError::from)?;
+                stream.write_all(&[purpose]).await.map_err(MessageError::from)?;
                 return Ok(stream);
             }
             Err(error) => error,
@@ -80,19 +80,19 @@ pub async fn carrier(socket: &Path) -> Result<UnixStream, SidecarError> {
 /// A conversation with the sidecar's data plane.
 #[derive(Debug)]
 pub struct Sidecar {
-    conversation: Conversation<UnixStream>,
+    messages: Messages<UnixStream>,
 }
 
 impl Sidecar {
     /// Waits until the sidecar listens.
     pub async fn connect(socket: &Path) -> Result<Self, SidecarError> {
-        Ok(Self { conversation: Conversation::new(connect(socket, SIDECAR_CONTROL).await?) })
+        Ok(Self { messages: Messages::new(connect(socket, SIDECAR_CONTROL).await?) })
     }
 
     /// Has the pod's files written and the rules set.
     pub async fn configure(&mut self, config: SidecarConfig) -> Result<(), SidecarError> {
-        self.conversation.send(&SidecarRequest::Configure(config)).await?;
-        match self.conversation.receive().await? {
+        self.messages.send(&SidecarRequest::Configure(config)).await?;
+        match self.reply().await? {
             SidecarReply::Configured => Ok(()),
             SidecarReply::Error { message } => Err(SidecarError::Failed(message)),
             SidecarReply::Status(_) => Err(SidecarError::Failed("answered out of turn".into())),
@@ -101,15 +101,19 @@ impl Sidecar {
 
     /// Begins to watch; [`Self::status`] gives one state after the other from here on.
     pub async fn watch(&mut self) -> Result<(), SidecarError> {
-        Ok(self.conversation.send(&SidecarRequest::Watch).await?)
+        Ok(self.messages.send(&SidecarRequest::Watch).await?)
     }
 
     /// The next state. Cancel-safe.
     pub async fn status(&mut self) -> Result<SidecarStatus, SidecarError> {
-        match self.conversation.receive().await? {
+        match self.reply().await? {
             SidecarReply::Status(status) => Ok(status),
             SidecarReply::Error { message } => Err(SidecarError::Failed(message)),
             SidecarReply::Configured => Err(SidecarError::Failed("answered out of turn".into())),
         }
+    }
+
+    async fn reply(&mut self) -> Result<SidecarReply, SidecarError> {
+        self.messages.receive().await?.ok_or_else(|| SidecarError::Failed("it closed the connection".into()))
     }
 }
