@@ -7,12 +7,15 @@ STAGING := target/staging
 # `docker compose` comes from a private DOCKER_CONFIG where the engine's client has no Compose v2 plugin.
 ENV = source tests/cluster/env;
 
-.PHONY: help build demo cluster cluster-down test test-unit test-e2e bench lint fmt
+.PHONY: help toolchain build demo cluster cluster-down test test-unit test-e2e bench lint fmt
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-build: ## one self-contained binary: target/release/tpdocker
+toolchain:
+	@tests/toolchain
+
+build: toolchain ## one self-contained binary: target/release/tpdocker
 	cargo build --release --locked
 
 demo: build cluster ## the main job on the staging example, from nothing, on a real cluster
@@ -26,7 +29,7 @@ cluster-down: ## remove it (what was built for it stays in the cache)
 
 test: lint test-unit test-e2e ## everything
 
-test-unit: ## unit, protocol, capture (own network namespaces, as root) and command-line tests
+test-unit: toolchain ## unit, protocol, capture (own network namespaces, as root) and command-line tests
 	cargo test --locked --workspace --exclude tpdocker
 	cargo test --locked -p tpdocker --lib --test cli --test plan
 
@@ -36,7 +39,7 @@ test-e2e: cluster ## the product against the real cluster and the real engine
 bench: build cluster ## tpdocker beside kubectl port-forward
 	@$(ENV) cargo bench --locked -p tpdocker --bench compare
 
-lint: ## rustfmt and clippy, warnings are errors
+lint: toolchain ## rustfmt and clippy, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
