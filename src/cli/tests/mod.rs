@@ -17,11 +17,11 @@ fn surroundings() -> Surroundings<'static> {
     Surroundings {
         env: &|name| (name == "FROM_HOST").then(|| "host's".to_owned()),
         read: &|path: &Path| match path.to_str() {
-            Some("/work/dir/app.env") => Ok(ENV_FILE.to_vec()),
-            Some("/work/dir/bad.env") => Ok(b"GOOD=1\nbad name=2\n".to_vec()),
+            Some("/home/dev/dir/app.env") => Ok(ENV_FILE.to_vec()),
+            Some("/home/dev/dir/bad.env") => Ok(b"GOOD=1\nbad name=2\n".to_vec()),
             _ => Err(io::ErrorKind::NotFound.into()),
         },
-        cwd: PathBuf::from("/work/dir"),
+        cwd: PathBuf::from("/home/dev/dir"),
     }
 }
 

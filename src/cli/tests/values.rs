@@ -29,7 +29,7 @@ fn an_env_file_is_read_as_docker_reads_it_and_e_wins_wherever_it_stands() {
     assert_eq!(it.app.env, env(&expected));
     assert!(it.app.env_unset.is_empty());
     assert!(wrong(&["--env-file", "bad.env", "img"]).contains("line 2: a variable's name has no white space"));
-    assert!(wrong(&["--env-file", "no.env", "img"]).contains("cannot read /work/dir/no.env"));
+    assert!(wrong(&["--env-file", "no.env", "img"]).contains("cannot read /home/dev/dir/no.env"));
 }
 
 #[test]
@@ -91,9 +91,9 @@ fn ports_that_cannot_be_are_refused() {
 #[test]
 fn volumes_are_paths_of_the_laptop_or_names() {
     for (typed, expected) in [
-        ("./src:/app", "/work/dir/src:/app"),
-        (".:/app:ro", "/work/dir:/app:ro"),
-        ("../x/./y:/app:rw,z", "/work/x/y:/app:rw,z"),
+        ("./src:/app", "/home/dev/dir/src:/app"),
+        (".:/app:ro", "/home/dev/dir:/app:ro"),
+        ("../x/./y:/app:rw,z", "/home/dev/x/y:/app:rw,z"),
         ("/abs:/app:ro,cached", "/abs:/app:ro,cached"),
         ("data:/var/lib/data", "data:/var/lib/data"),
         ("/anonymous", "/anonymous"),
@@ -114,7 +114,7 @@ fn mounts_are_csv() {
         read_only,
     };
     for (typed, expected) in [
-        ("type=bind,src=./a,dst=/b,ro", mount(MountKind::Bind, Some("/work/dir/a"), "/b", true)),
+        ("type=bind,src=./a,dst=/b,ro", mount(MountKind::Bind, Some("/home/dev/dir/a"), "/b", true)),
         ("TYPE=bind,source=/a,target=/b,readonly=false", mount(MountKind::Bind, Some("/a"), "/b", false)),
         ("source=vol,destination=/b", mount(MountKind::Volume, Some("vol"), "/b", false)),
         ("type=tmpfs,target=/b", mount(MountKind::Tmpfs, None, "/b", false)),
