@@ -6,7 +6,7 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tpdocker_protocol::admission::{AdmissionError, Challenge, Role};
-use tpdocker_protocol::control::{PodView, ProxyReply, ProxyRequest};
+use tpdocker_protocol::control::{PodView, ProxyReply, ProxyRequest, ProxyStatus};
 use tpdocker_tunnel::messages::{MessageError, Messages};
 
 use super::carrier::PortForward;
@@ -116,6 +116,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlClient<S> {
             }
         })
         .await
+    }
+
+    /// Asks for the proxy's status, which [`Self::status`] gives from here on.
+    pub async fn watch(&mut self) -> Result<(), ClusterError> {
+        Ok(self.messages.send(&ProxyRequest::Watch).await?)
+    }
+
+    /// The proxy's status: at once after [`Self::watch`], and again at each change. Cancel-safe.
+    pub async fn status(&mut self) -> Result<ProxyStatus, ClusterError> {
+        match self.reply().await? {
+            ProxyReply::Status(status) => Ok(status),
+            other => Err(unexpected(other)),
+        }
     }
 
     async fn reply(&mut self) -> Result<ProxyReply, ClusterError> {

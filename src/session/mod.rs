@@ -13,6 +13,7 @@ pub mod rundir;
 pub mod sidecar;
 pub mod signals;
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -202,9 +203,34 @@ impl Session {
     async fn take_over(&self, attached: &Attached, step: &Step) -> Result<(), ClusterError> {
         let Found { cluster, workload } = &self.found;
         step.progress(format!("waiting until the app listens on {}", plan::ports(workload)));
-        attached.proxy.wait_ready(APP_LISTENS_WITHIN, |text| step.progress(text)).await?;
+        tokio::select! {
+            ready = attached.proxy.wait_ready(APP_LISTENS_WITHIN, |text| step.progress(text)) => { ready?; }
+            never = self.tell_closed_ports(attached) => match never {},
+        }
         cluster.scale(&workload.reference, self.identity.id.as_str(), 0).await?;
         cluster.wait_gone(workload, |text| step.progress(text)).await
+    }
+
+    /// Warns of ports that the app listens on and the pod cannot open: the wait would be in vain, and silent.
+    async fn tell_closed_ports(&self, attached: &Attached) -> Infallible {
+        let Err(error) = self.watch_closed_ports(attached).await;
+        tracing::warn!(%error, "the proxy's ports are not watched any more");
+        std::future::pending().await
+    }
+
+    async fn watch_closed_ports(&self, attached: &Attached) -> Result<Infallible, ClusterError> {
+        let mut told = Vec::new();
+        let mut control = attached.access.control().await?;
+        control.watch().await?;
+        loop {
+            for failure in control.status().await?.failed {
+                if !told.contains(&failure) {
+                    self.reporter
+                        .warn(format!("port {} cannot be opened in the pod: {}", failure.port, failure.message));
+                    told.push(failure);
+                }
+            }
+        }
     }
 
     /// Puts the cluster back, from whatever step.
