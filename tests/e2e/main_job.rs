@@ -194,7 +194,7 @@ fn a_dry_run_prints_the_plan_and_changes_nothing() {
 fn a_port_that_the_pod_may_not_open_is_said_and_the_original_goes_on_serving() {
     let _staging = staging();
     let before = world();
-    let script = "import socket, time; socket.create_server(('', 80)); time.sleep(600)";
+    let script = "import socket, time; s = socket.create_server(('', 80)); time.sleep(600)";
     let session = Tpdocker::start(&swap(&["--rm", "-u", "0", "--entrypoint", "python3", SERVICE_IMAGE, "-c", script]));
     session.says("port 80/tcp cannot be opened in the pod: permission denied");
     assert_eq!(copy_that_answers().as_deref(), Ok("cluster"));
