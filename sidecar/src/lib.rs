@@ -9,6 +9,7 @@
 //! - [`holder`] — PID 1 of the container, which outlives the data plane;
 //! - [`dataplane`] — how everything below is put together;
 //! - [`capture`] — rules, held packets, replies;
+//! - [`podip`] — the pod's address, on this end;
 //! - [`ports`] — what the app listens on;
 //! - [`link`] — the tunnel of the moment;
 //! - [`relay`] — what the app sends; [`deliver`] — what the cluster sends;
@@ -23,5 +24,6 @@ pub mod files;
 pub mod health;
 pub mod holder;
 mod link;
+mod podip;
 pub mod ports;
 mod relay;

@@ -113,6 +113,10 @@ pub struct SidecarConfig {
     pub extra_hosts: Vec<String>,
     /// Networks in CIDR notation that are reached directly from the laptop and not through the tunnel.
     pub bypass: Vec<String>,
+    /// The pod's addresses, which become addresses of the namespace; the first one of each family is the source of what
+    /// goes to the cluster.
+    #[serde(default)]
+    pub pod_ips: Vec<IpAddr>,
 }
 
 /// Sidecar → CLI.

@@ -39,6 +39,11 @@ impl Listeners {
         Ok(())
     }
 
+    /// Whether the app's port is open here.
+    pub(crate) fn has(&self, port: u16) -> bool {
+        self.open.contains_key(&port)
+    }
+
     /// Closes the ports that `keep` does not name; connections that were accepted live on.
     pub(crate) async fn retain(&mut self, keep: impl Fn(u16) -> bool) {
         for (_, task) in self.open.extract_if(.., |port, _| !keep(*port)) {

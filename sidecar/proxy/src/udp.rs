@@ -62,9 +62,9 @@ enum Owner {
     Port(u16),
 }
 
-/// Milliseconds since the process began to use UDP; written on every datagram, so not behind a lock.
+/// Milliseconds since the process began to use datagrams; written on every one, so not behind a lock.
 #[derive(Debug, Default)]
-struct LastUse(AtomicU64);
+pub(crate) struct LastUse(AtomicU64);
 
 // === impl UdpSockets ===
 
@@ -80,6 +80,11 @@ impl UdpSockets {
             slot.insert(UdpEnd::start(socket, address, Owner::Port(port), self.tunnel.clone())?);
         }
         Ok(())
+    }
+
+    /// Whether the app's port is open here.
+    pub(crate) fn has(&self, port: u16) -> bool {
+        self.listening.contains_key(&port)
     }
 
     /// Closes the listening ports that `keep` does not name.
@@ -187,7 +192,8 @@ async fn receive(socket: Arc<UdpSocket>, owner: Owner, tunnel: Tunnel, last_use:
 
 fn report_errors(socket: &UdpSocket, owner: Owner, tunnel: &Tunnel) {
     for _ in 0..RECEIVE_BURST {
-        match socket.try_io(Interest::ERROR, || icmp::take(socket)) {
+        // Of the datagram only the address is wanted.
+        match socket.try_io(Interest::ERROR, || icmp::take(socket, &mut [0])) {
             Ok(None) => (),
             Ok(Some((remote, errno))) => {
                 let remote = canonical(remote);
@@ -230,12 +236,12 @@ fn receive_burst(socket: &UdpSocket, owner: Owner, tunnel: &Tunnel) -> bool {
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl LastUse {
-    fn touch(&self) {
+    pub(crate) fn touch(&self) {
         let now = u64::try_from(EPOCH.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.0.store(now, Ordering::Relaxed);
     }
 
-    fn age(&self) -> Duration {
+    pub(crate) fn age(&self) -> Duration {
         EPOCH.elapsed().saturating_sub(Duration::from_millis(self.0.load(Ordering::Relaxed)))
     }
 }
