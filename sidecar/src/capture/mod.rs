@@ -35,7 +35,7 @@ mod redirected;
 mod rules;
 mod served;
 
-use std::{io, net::IpAddr, path::Path, sync::Arc};
+use std::{io, net::IpAddr, ops::RangeInclusive, path::Path, sync::Arc};
 
 use nix::errno::Errno as OsErrno;
 
@@ -93,7 +93,7 @@ pub struct Capture {
 pub struct Rules {
     config: CaptureConfig,
     queue: QueueKind,
-    port: u16,
+    listeners: RangeInclusive<u16>,
     ipv6: Ipv6,
     served: bool,
 }
@@ -173,8 +173,8 @@ impl Capture {
             (true, false) => Ipv6::Rejected,
             (true, true) => Ipv6::Captured,
         };
-        let (config, queue, port) = (config.clone(), QueueKind::Nft, redirected.port());
-        let rules = Rules { config, queue, port, ipv6, served: sees_sockets };
+        let (config, queue, listeners) = (config.clone(), QueueKind::Nft, redirected.ports());
+        let rules = Rules { config, queue, listeners, ipv6, served: sees_sockets };
         Ok(Self { rules: rules.install()?, captured, redirected, injector, counters })
     }
 }
@@ -235,12 +235,12 @@ impl Rules {
         if bypass.len() > MAX_BYPASS {
             return Err(CaptureError::TooManyBypass(bypass.len()));
         }
-        let (listener, served) = (Some(self.port), self.served);
-        let spec = TableSpec { family: Family::Ip, queue, listener, bypass, addresses, served };
+        let (listeners, served) = (Some(self.listeners.clone()), self.served);
+        let spec = TableSpec { family: Family::Ip, queue, listeners, bypass, addresses, served };
         let mut tables = vec![spec.table()];
         if self.ipv6 != Ipv6::Absent {
-            let listener = (self.ipv6 == Ipv6::Captured).then_some(self.port);
-            tables.push(TableSpec { family: Family::Ip6, listener, ..spec }.table());
+            let listeners = (self.ipv6 == Ipv6::Captured).then(|| self.listeners.clone());
+            tables.push(TableSpec { family: Family::Ip6, listeners, ..spec }.table());
         }
         Ok(nft::replace(&tables))
     }

@@ -57,7 +57,7 @@
 //!   }
 //!   chain redirect {
 //!     type nat hook output priority -100; policy accept;
-//!     meta mark ACCEPTED meta l4proto tcp redirect to :LISTENER
+//!     meta mark ACCEPTED meta l4proto tcp redirect to :LISTENERS       # a range: the first port whose pair is free
 //!   }
 //!   chain refuse {
 //!     type filter hook output priority 0; policy accept;
@@ -83,6 +83,7 @@
 //! `connect()` still holds its socket is not heard before the SYN is repeated, and the rest with "no route".
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
 
 use super::{
     Addresses, Cidr,
@@ -159,12 +160,12 @@ impl QueueKind {
 }
 
 /// What a table depends on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct TableSpec<'a> {
     pub(crate) family: Family,
     pub(crate) queue: QueueKind,
-    /// Port of the listener, `None` if it has no address of this family.
-    pub(crate) listener: Option<u16>,
+    /// Ports of the listeners, `None` if there are none of this family.
+    pub(crate) listeners: Option<RangeInclusive<u16>>,
     pub(crate) bypass: &'a [Cidr],
     pub(crate) addresses: &'a Addresses,
     /// The sidecar can tell what a socket of the namespace gets.
@@ -198,7 +199,7 @@ impl TableSpec<'_> {
 
     /// Whether packets that stay in the namespace are looked at.
     fn holds_inside(&self) -> bool {
-        self.served && self.listener.is_some()
+        self.served && self.listeners.is_some()
     }
 
     fn is_ours(&self, address: IpAddr) -> bool {
@@ -320,7 +321,7 @@ impl TableSpec<'_> {
             Rule::new("meta mark INJECTED drop", mark(MARK_INJECTED).into_iter().chain([drop()])),
             jump_exempt(),
         ];
-        if self.listener.is_none() {
+        if self.listeners.is_none() {
             rules.push(reset_tcp());
             rules.push(Rule::new("reject with icmpv6 no-route", [reject_with_icmp(codes.net)]));
         } else {
@@ -345,10 +346,12 @@ impl TableSpec<'_> {
 
     fn redirect(&self) -> Chain {
         let rules = self
-            .listener
-            .map(|port| {
-                let text = format!("meta mark ACCEPTED meta l4proto tcp redirect to :{port}");
-                Rule::new(text, mark(MARK_ACCEPTED).into_iter().chain(l4proto(IPPROTO_TCP)).chain(redirect(port)))
+            .listeners
+            .as_ref()
+            .map(|ports| {
+                let text =
+                    format!("meta mark ACCEPTED meta l4proto tcp redirect to :{}-{}", ports.start(), ports.end());
+                Rule::new(text, mark(MARK_ACCEPTED).into_iter().chain(l4proto(IPPROTO_TCP)).chain(redirect(ports)))
             })
             .into_iter()
             .collect();
@@ -436,7 +439,7 @@ mod tests {
 
     fn spec(family: Family, bypass: &[Cidr]) -> TableSpec<'_> {
         static NONE: Addresses = Addresses { pod: Vec::new(), container: Vec::new() };
-        TableSpec { family, queue: QueueKind::Nft, listener: Some(1), bypass, addresses: &NONE, served: true }
+        TableSpec { family, queue: QueueKind::Nft, listeners: Some(1..=8), bypass, addresses: &NONE, served: true }
     }
 
     #[test]
@@ -492,7 +495,7 @@ mod tests {
 
     #[test]
     fn without_a_listener_everything_is_rejected_and_nothing_is_redirected() {
-        let spec = TableSpec { listener: None, ..spec(Family::Ip6, &[]) };
+        let spec = TableSpec { listeners: None, ..spec(Family::Ip6, &[]) };
         assert_eq!(texts(&spec, "hold").last().unwrap(), "reject with icmpv6 no-route");
         assert!(texts(&spec, "redirect").is_empty());
     }
