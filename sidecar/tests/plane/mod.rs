@@ -152,7 +152,8 @@ impl Drop for Sidecar {
 /// A namespace with a proxy in it.
 pub struct Cluster {
     pub namespace: Arc<Namespace>,
-    address: SocketAddr,
+    /// Where the proxy listens for the CLI.
+    pub address: SocketAddr,
     _stop_tx: oneshot::Sender<()>,
 }
 
