@@ -176,6 +176,7 @@ impl Session {
             resolv_conf: (!own_resolver).then(|| attached.pod.resolv_conf.clone()),
             extra_hosts: self.host_aliases(),
             bypass: Vec::new(),
+            pod_ips: attached.pod.pod_ips.clone(),
         };
         let plan = LinkPlan { access: Arc::clone(&attached.access), socket: self.run_dir.socket(), config };
         let link = Link::up(plan, self.reporter.clone()).await?;

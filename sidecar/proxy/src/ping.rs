@@ -1,9 +1,9 @@
 //! The app's pings, sent from the pod.
 //!
 //! By ping sockets, which need no capability (`SOCK_DGRAM` with `IPPROTO_ICMP`, icmp(7)) but a node that lets the
-//! process's group have them: `net.ipv4.ping_group_range` of the pod, which containerd and CRI-O open for everybody and
-//! whose own default is nobody. Where the pod may not ping, the app is told that its ping is prohibited, which is what it
-//! is; an invented answer would be worse than none.
+//! process's group have them: `net.ipv4.ping_group_range` of the pod, which containerd 2 opens for everybody, which a pod
+//! may set by itself (it is a safe sysctl of Kubernetes), and which is empty by Linux' default. Where the pod may not
+//! ping, the app is told that its ping is prohibited, which is what it is; an invented answer would be worse than none.
 //!
 //! The kernel gives each of these sockets an identifier of its own, so each identifier of the app has a socket, as in a
 //! NAT (RFC 5508).

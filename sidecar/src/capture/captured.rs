@@ -247,12 +247,9 @@ impl Desk {
     }
 
     fn datagram(&self, packet: &Packet) -> Option<Captured> {
-        let (mut from, to, body) = match packet::parse(&packet.bytes) {
-            Ok(packet::Parsed { from, to, body: body @ (Body::Udp { .. } | Body::Echo { .. }) }) => (from, to, body),
-            _ => {
-                Counters::add(&self.counters.unreadable);
-                return None;
-            }
+        let Ok(packet::Parsed { mut from, to, body }) = packet::parse(&packet.bytes) else {
+            Counters::add(&self.counters.unreadable);
+            return None;
         };
         if is_multicast(to.ip()) {
             Counters::add(&self.counters.multicast);
@@ -270,7 +267,10 @@ impl Desk {
             Body::Echo { sequence, payload } => {
                 Some(Captured::Echo { app, remote, sequence, payload: packet.bytes.slice_ref(payload) })
             }
-            Body::Tcp { .. } => None,
+            Body::Tcp { .. } => {
+                Counters::add(&self.counters.unreadable);
+                None
+            }
         }
     }
 }

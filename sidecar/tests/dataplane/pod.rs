@@ -161,6 +161,39 @@ fn the_pods_address_outlives_the_data_plane() {
     assert_eq!(source(&sidecar.namespace, cluster(53)), Some(POD_IP.into()));
 }
 
+#[test]
+fn a_pod_with_ipv6_gives_the_app_both_addresses() {
+    let (sidecar, cluster_end) = connected();
+    let pod: IpAddr = "fd00:244::7".parse().unwrap();
+    let server: SocketAddr = "[fd00:96::10]:0".parse().unwrap();
+    cluster_end.namespace.ip("addr add fd00:96::10/128 dev lo");
+    sidecar.namespace.ip("addr add fd00:9::2/64 dev eth0 nodad");
+    sidecar.namespace.ip("-6 route add default via fd00:9::1");
+    // What is there already is left as it is: the routes would not be listed twice.
+    for _ in 0..2 {
+        configure(&sidecar, &[POD_IP.into(), pod], &["fd00:55::/64"]);
+        assert_eq!(sidecar.namespace.run(|| lines(&["-6", "route", "show", "proto", "116"])), 3);
+        assert_eq!(sidecar.namespace.run(|| lines(&["-4", "route", "show", "proto", "116"])), 2);
+    }
+    let server = echo(&cluster_end.namespace, server, 1);
+    let own = sidecar.namespace.run(|| TcpStream::connect(server).unwrap().local_addr().unwrap().ip());
+    assert_eq!(own, pod);
+    assert_eq!(source(&sidecar.namespace, cluster(53)), Some(POD_IP.into()));
+    let bypassed = sidecar.namespace.run(|| {
+        let socket = UdpSocket::bind("[::]:0").unwrap();
+        socket.connect("[fd00:55::1]:53").unwrap();
+        socket.local_addr().unwrap().ip()
+    });
+    assert_eq!(bypassed, "fd00:9::2".parse::<IpAddr>().unwrap());
+}
+
+/// How many lines `ip` prints.
+fn lines(arguments: &[&str]) -> usize {
+    let output = std::process::Command::new("ip").args(arguments).output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap().lines().count()
+}
+
 /// Another container of the pod.
 fn sibling(cluster_end: &Cluster, ip: impl Into<IpAddr>, count: usize) -> SocketAddr {
     echo(&cluster_end.namespace, SocketAddr::new(ip.into(), 0), count)

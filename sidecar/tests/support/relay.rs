@@ -131,7 +131,7 @@ pub async fn serve(
                 injector.echo_failed(app, remote, sequence, Errno::EPERM)?;
             }
             Captured::Echo { app, remote, sequence, payload } => {
-                injector.echo_reply(app, remote, sequence, &payload)?
+                injector.echo_reply(app, remote, sequence, &payload)?;
             }
         }
     }
