@@ -126,10 +126,14 @@ fn published_udp_ports_answer_from_the_address_that_was_asked() {
 
 #[test]
 fn another_pod_has_another_address_and_the_engines_networks_may_change() {
-    let (sidecar, _cluster_end) = connected();
+    let (sidecar, cluster_end) = connected();
+    let bound_to_the_former = echo(&sidecar.namespace, (POD_IP, 8084).into(), 1);
     let next = Ipv4Addr::new(10, 244, 0, 8);
     configure(&sidecar, &[next.into()], &["198.51.100.0/24"]);
-    assert!(!addresses(&sidecar.namespace).contains(&POD_IP.into()));
+    assert_eq!(addresses(&sidecar.namespace)[..3], [Ipv4Addr::LOCALHOST, next, POD_IP].map(IpAddr::from));
+    let port = bound_to_the_former.port();
+    let answer = eventually("the port is open", || call(&cluster_end.namespace, cluster(port), b"in").ok());
+    assert_eq!(answer, b"in");
     assert_eq!(source(&sidecar.namespace, cluster(53)), Some(next.into()));
 
     // The container joins a network that gets the default route, and leaves the old one.
