@@ -49,9 +49,9 @@ impl Mux {
                 self.from(Side::Proxy)?;
                 self.datagrams_in.push(Event::DatagramFailed { app, remote, errno }, 0);
             }
-            Frame::Listen(ports) => {
+            Frame::Listen(listeners) => {
                 self.from(Side::Sidecar)?;
-                self.replace_event(Event::Listen(ports));
+                self.replace_event(Event::Listen(listeners));
             }
             Frame::Listening { bound, failed } => {
                 self.from(Side::Proxy)?;
