@@ -8,7 +8,7 @@
 //!
 //! A TCP socket bound to 127.0.0.1 or `::1` is seen by the containers of its pod, so it counts with that scope. Other
 //! loopback addresses (Docker's resolver is at 127.0.0.11), link-local ones and UDP on loopback do not count: nothing in a
-//! pod refers to them. The sidecar's own listener has to be named ([`Watch::without`]).
+//! pod refers to them. The sidecar's own listeners have to be named ([`Watch::without`]).
 //!
 //! A socket is known by its inode: an app that stops listening and starts again between two looks has another one.
 //!
@@ -67,7 +67,7 @@ pub struct Watch {
     buffer: Vec<u8>,
     ephemeral: RangeInclusive<u16>,
     declared: BTreeSet<Port>,
-    own: Option<u16>,
+    own: Option<RangeInclusive<u16>>,
     ticks: Interval,
     last: Option<Sockets>,
 }
@@ -105,9 +105,9 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Leaves out the sidecar's own listener, which has this port of the loopback addresses.
+    /// Leaves out the sidecar's own listeners, which have these ports of the loopback addresses.
     #[must_use]
-    pub fn without(mut self, own: u16) -> Self {
+    pub fn without(mut self, own: RangeInclusive<u16>) -> Self {
         self.own = Some(own);
         self
     }
@@ -159,7 +159,7 @@ impl Watch {
     }
 
     fn is_apps_loopback(&self, port: Port) -> bool {
-        port.transport == Transport::Tcp && self.own != Some(port.number)
+        port.transport == Transport::Tcp && self.own.as_ref().is_none_or(|own| !own.contains(&port.number))
     }
 }
 
@@ -360,7 +360,7 @@ mod tests {
         let by_diagnostics = watch();
         assert!(matches!(by_diagnostics.source, Source::Diagnostics(_)));
         for watch in [by_diagnostics, Watch { source: Source::Proc, ..watch() }] {
-            let mut watch = watch.without(number(&own));
+            let mut watch = watch.without(number(&own)..=number(&own));
             let sockets = watch.look().unwrap();
             for (listener, expected) in &listeners {
                 assert_eq!(scopes(&sockets, tcp(number(listener))), *expected, "{listener:?}");

@@ -76,6 +76,8 @@ impl Ports {
                 }
             }
         }
+        // Half of a port is none.
+        bound.retain(|port| failed.iter().all(|failure| failure.port != *port));
         (bound, failed)
     }
 

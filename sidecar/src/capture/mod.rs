@@ -26,7 +26,7 @@ mod cidr;
 mod counters;
 mod injector;
 pub(crate) mod netlink;
-mod nft;
+pub(crate) mod nft;
 mod packet;
 mod queue;
 mod reactor;
@@ -43,6 +43,7 @@ pub use self::{
     counters::Counters,
     injector::Injector,
     redirected::{Connection, Redirected},
+    rules::MARK_DELIVERY,
 };
 use self::{
     nft::{Family, Refusal},

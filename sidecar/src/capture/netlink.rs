@@ -1,6 +1,6 @@
 //! Netlink (RFC 3549, netlink(7)): length-prefixed messages of type-length-value attributes in host byte order.
 //!
-//! Three kernel interfaces are spoken here: `nf_tables`, the packet queue and socket diagnostics. The kernel carries out
+//! Four kernel interfaces are spoken here: `nf_tables`, the packet queue, socket diagnostics and routing. The kernel carries out
 //! what it is sent within the `sendto` call, so its acknowledgements are in the socket when that returns, and no
 //! function here waits; only the packet queue is read asynchronously.
 
@@ -20,6 +20,8 @@ pub(crate) const REQUEST: u16 = 0x1;
 pub(crate) const ACK: u16 = 0x4;
 /// `NLM_F_DUMP`
 pub(crate) const DUMP: u16 = 0x300;
+/// `NLM_F_EXCL`: not if it is there already.
+pub(crate) const EXCLUSIVE: u16 = 0x200;
 /// `NLM_F_CREATE`
 pub(crate) const CREATE: u16 = 0x400;
 /// `NLM_F_APPEND`
