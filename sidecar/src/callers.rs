@@ -56,10 +56,8 @@ const AF_INET6: u8 = 10;
 const LO: u32 = 1;
 
 /// Callers that do not exist, for the trial: addresses for documentation (RFC 5737, RFC 3849).
-const NOBODY: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
-    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
-];
+const NOBODY: [IpAddr; 2] =
+    [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
 /// The answer to the trial comes within the call that sends it, unless it is lost.
 const TRIAL_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -110,7 +108,9 @@ impl Callers {
         if works[usize::from(caller.is_ipv6())] && caller.is_ipv4() == app.is_ipv4() && !app.ip().is_loopback() {
             for port in [caller.port(), 0] {
                 match connect_from(SocketAddr::new(caller.ip(), port), app).await {
-                    Err(error) if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) => {
+                    Err(error)
+                        if matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable) =>
+                    {
                         tracing::debug!("no connection from {caller} port {port} to {app}: {error}");
                     }
                     outcome => return outcome,
@@ -160,7 +160,8 @@ fn table(family: Family) -> Table {
     let mut lo = [0; 16];
     lo[..2].copy_from_slice(b"lo");
     let ours = [meta(Meta::Mark), equal(&delivery)].into_iter().chain(set_ct_mark(MARK_DELIVERY));
-    let answers = [meta(Meta::OifName), differs(&lo), ct(Ct::Mark), equal(&delivery), ct(Ct::Direction), equal(&[REPLY])];
+    let answers =
+        [meta(Meta::OifName), differs(&lo), ct(Ct::Mark), equal(&delivery), ct(Ct::Direction), equal(&[REPLY])];
     let rules = vec![
         Rule::new("meta mark DELIVERY ct mark set DELIVERY", ours),
         Rule::new(
@@ -193,11 +194,11 @@ fn rule_message(family: u8) -> Vec<u8> {
     const PRIORITY: u16 = 6;
     const MARK: u16 = 10;
     const TABLE: u16 = 15;
-    message(NEW_RULE, [family, 0, 0, 0, 0, 0, 0, TO_TABLE], &[
-        (PRIORITY, ROUTING_TABLE),
-        (MARK, MARK_DELIVERY),
-        (TABLE, ROUTING_TABLE),
-    ])
+    message(
+        NEW_RULE,
+        [family, 0, 0, 0, 0, 0, 0, TO_TABLE],
+        &[(PRIORITY, ROUTING_TABLE), (MARK, MARK_DELIVERY), (TABLE, ROUTING_TABLE)],
+    )
 }
 
 /// `struct rtmsg` and its attributes: everything is this namespace's own.

@@ -59,7 +59,8 @@ impl Hold {
 
     /// What the pod has to listen on.
     pub(crate) fn open(&self) -> Vec<Listener> {
-        let listeners: BTreeSet<_> = self.sockets.iter().map(|(listener, _)| listener).chain(self.kept.keys()).collect();
+        let listeners: BTreeSet<_> =
+            self.sockets.iter().map(|(listener, _)| listener).chain(self.kept.keys()).collect();
         listeners.into_iter().copied().collect()
     }
 

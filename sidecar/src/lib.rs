@@ -15,8 +15,8 @@
 //! - [`control`] — the Unix socket; [`files`] — the files of the pod; [`health`] — the engine's health check.
 
 pub mod args;
-pub mod capture;
 mod callers;
+pub mod capture;
 mod control;
 pub mod dataplane;
 mod deliver;

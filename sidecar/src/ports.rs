@@ -351,8 +351,7 @@ mod tests {
         ];
         let (own, v6_only) = (bind("127.0.0.1:0"), v6_only());
         let udp = |socket: &UdpSocket| Port { transport: Transport::Udp, number: socket.local_addr().unwrap().port() };
-        let below_ephemeral =
-            |ip: &str| (20_000..30_000).find_map(|port| UdpSocket::bind((ip, port)).ok()).unwrap();
+        let below_ephemeral = |ip: &str| (20_000..30_000).find_map(|port| UdpSocket::bind((ip, port)).ok()).unwrap();
         let (client, server) = (UdpSocket::bind("0.0.0.0:0").unwrap(), below_ephemeral("::"));
         let (connected, private) = (below_ephemeral("::"), below_ephemeral("127.0.0.1"));
         connected.connect("[::1]:9").unwrap();
@@ -391,7 +390,8 @@ mod tests {
     #[test]
     fn a_line_of_proc_is_read() {
         let word = u32::from_ne_bytes([10, 1, 2, 3]);
-        let line = format!("  1: {word:08X}:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 77 1");
+        let line =
+            format!("  1: {word:08X}:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 77 1");
         let address = [10, 1, 2, 3].into();
         let expected = Bound { transport: Transport::Tcp, address, port: 8080, v6_only: false, inode: 77 };
         assert_eq!(parse_line(&line, Transport::Tcp, STATE_LISTEN), Some(expected));

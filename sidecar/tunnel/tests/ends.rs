@@ -109,10 +109,8 @@ async fn datagrams_and_their_failures_arrive_with_both_addresses() {
 async fn ports_to_listen_on_are_asked_for_and_answered() {
     let mut pair = in_memory();
     let ports: Vec<_> = [80, 443].map(|number| Port { transport: Transport::Tcp, number }).into();
-    let wanted = vec![
-        Listener { port: ports[0], scope: Scope::AnyV6 },
-        Listener { port: ports[1], scope: Scope::LoopbackV4 },
-    ];
+    let wanted =
+        vec![Listener { port: ports[0], scope: Scope::AnyV6 }, Listener { port: ports[1], scope: Scope::LoopbackV4 }];
     pair.sidecar.listen(wanted.clone());
     assert!(matches!(within(pair.proxy_events.next()).await, Some(Event::Listen(seen)) if seen == wanted));
     let failure = PortFailure { port: ports[1], message: "in use".to_owned() };
