@@ -118,7 +118,7 @@ mod tests {
         assert_eq!(hold.deadline(80, start), Some(start + PATIENCE));
         assert_eq!(hold.deadline(5005, start), None);
         let end = hold.poll_timeout().unwrap();
-        hold.handle_timeout(end - Duration::from_millis(1));
+        hold.handle_timeout(start + PATIENCE / 2);
         assert_eq!(hold.open(), [any(WEB)]);
         hold.handle_timeout(end);
         assert_eq!((hold.open(), hold.deadline(80, end), hold.poll_timeout()), (vec![], None, None));

@@ -241,7 +241,9 @@ impl Frame {
                 (code::DATAGRAM_FAILED, SESSION)
             }
             Self::Listen(listeners) => {
-                listeners.iter().for_each(|listener| put_listener(out, *listener));
+                for listener in listeners {
+                    put_listener(out, *listener);
+                }
                 (code::LISTEN, SESSION)
             }
             Self::Listening { bound, failed } => {

@@ -51,7 +51,7 @@ impl Ports {
     /// Opens and closes ports until they are `wanted`, and says which are open at the pod's addresses and what cannot be
     /// opened.
     async fn listen(&mut self, wanted: &[Listener]) -> (Vec<Port>, Vec<PortFailure>) {
-        let wanted: Vec<Listener> = wanted.iter().copied().filter(|it| !is_covered(it, wanted)).collect();
+        let wanted: Vec<Listener> = wanted.iter().copied().filter(|it| !is_covered(*it, wanted)).collect();
         let wants = |transport| {
             let wanted = &wanted;
             move |number, scope| wanted.contains(&Listener { port: Port { transport, number }, scope })
@@ -106,13 +106,13 @@ impl Ports {
 
 /// Whether another one includes it. The app can have both only by sharing the port (`SO_REUSEPORT`), and then any of its
 /// sockets may be given a connection.
-fn is_covered(listener: &Listener, all: &[Listener]) -> bool {
+fn is_covered(listener: Listener, all: &[Listener]) -> bool {
     let wider = match listener.scope {
         Scope::LoopbackV4 => Scope::AnyV4,
         Scope::LoopbackV6 => Scope::AnyV6,
         Scope::AnyV4 | Scope::AnyV6 => return false,
     };
-    all.contains(&Listener { scope: wider, ..*listener })
+    all.contains(&Listener { scope: wider, ..listener })
 }
 
 fn speaks_ipv4_too(port: Port, wanted: &[Listener]) -> bool {

@@ -1,6 +1,8 @@
 //! A sidecar process in a namespace as Docker would give it, a proxy in another one that is "the cluster", and the
 //! pump between them that is the CLI's work otherwise.
 
+#![allow(dead_code, reason = "each test program uses its part")]
+
 pub mod namespace;
 
 use std::io;
