@@ -4,12 +4,14 @@ mod plane;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use plane::namespace::Namespace;
 use plane::{CLUSTER_IP, CONTAINER_IP, Cluster, PATIENCE, Sidecar, connected, eventually};
 use tpdocker_protocol::addr::{Port, Transport};
+use tpdocker_sidecar::capture::MARK_DELIVERY;
 
 const CLUSTER_IP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0x10);
 const CONTAINER_IP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 2);
@@ -21,7 +23,20 @@ fn tcp(number: u16) -> Port {
 
 fn listen(sidecar: &Sidecar, ip: impl Into<IpAddr>) -> TcpListener {
     let address = SocketAddr::new(ip.into(), WEB);
-    sidecar.namespace.run(|| TcpListener::bind(address)).unwrap()
+    let listener = sidecar.namespace.run(|| TcpListener::bind(address)).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    listener
+}
+
+fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    eventually("somebody connects", || listener.accept().ok())
+}
+
+/// Stops listening. A child that another test has just forked holds a copy of the socket until it executes its program,
+/// and takes connections into a backlog that nobody sees.
+fn leave(app: TcpListener, sidecar: &Sidecar) {
+    drop(app);
+    eventually("nobody listens", || connect(&sidecar.namespace, CONTAINER_IP).err());
 }
 
 fn connect(namespace: &Namespace, ip: impl Into<IpAddr>) -> std::io::Result<TcpStream> {
@@ -38,7 +53,7 @@ fn opened(cluster: &Cluster, ip: impl Into<IpAddr> + Copy) -> TcpStream {
 
 /// Answers the next connection, and returns whom the app took it from, and at which of its addresses.
 fn answer(listener: &TcpListener) -> (SocketAddr, SocketAddr) {
-    let (mut connection, peer) = listener.accept().unwrap();
+    let (mut connection, peer) = accept(listener);
     connection.write_all(b"hello").unwrap();
     (peer, connection.local_addr().unwrap())
 }
@@ -86,7 +101,7 @@ fn a_large_transfer_in_both_directions_keeps_its_bytes() {
     let large: Vec<u8> = (0..8_000_000_u32).map(|n| n.to_le_bytes()[1]).collect();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let (mut connection, _) = app.accept().unwrap();
+            let (mut connection, _) = accept(&app);
             let mut received = vec![0; large.len()];
             connection.read_exact(&mut received).unwrap();
             connection.write_all(&received).unwrap();
@@ -182,7 +197,7 @@ fn a_declared_port_holds_its_callers_until_the_app_listens_again() {
     drop(opened(&cluster, CLUSTER_IP));
     answer(&app);
     for pause in [Duration::ZERO, Duration::from_millis(400)] {
-        drop(app);
+        leave(app, &sidecar);
         // Some come before the sidecar has looked, some after.
         let mut callers = vec![opened(&cluster, CLUSTER_IP)];
         std::thread::sleep(pause);
@@ -206,7 +221,7 @@ fn after_the_time_to_hold_the_port_is_closed_and_who_waited_is_reset() {
     drop(opened(&cluster, CLUSTER_IP));
     answer(&app);
     let left = Instant::now();
-    drop(app);
+    leave(app, &sidecar);
     let waiting = connect(&cluster.namespace, CLUSTER_IP).unwrap();
     assert_eq!(read(waiting).unwrap_err().kind(), ErrorKind::ConnectionReset);
     assert!(left.elapsed() >= hold, "{:?}", left.elapsed());
@@ -224,7 +239,7 @@ fn a_port_that_is_not_declared_closes_with_the_app() {
     drop(opened(&cluster, CLUSTER_IP));
     answer(&app);
     let left = Instant::now();
-    drop(app);
+    leave(app, &sidecar);
     eventually("the port is closed", || {
         let error = connect(&cluster.namespace, CLUSTER_IP).err()?;
         (error.kind() == ErrorKind::ConnectionRefused).then_some(())
@@ -271,4 +286,27 @@ fn a_new_data_plane_finds_the_rules_of_the_one_before() {
     let app = listen(&sidecar, Ipv4Addr::UNSPECIFIED);
     let caller = opened(&cluster, CLUSTER_IP);
     assert_eq!(answer(&app).0, caller.local_addr().unwrap());
+}
+
+#[test]
+fn where_the_callers_address_cannot_be_had_the_status_says_so_and_the_app_is_reached() {
+    let (sidecar, cluster) = connected();
+    // Answers with the mark of deliveries are lost.
+    sidecar.namespace.ip(&format!("rule add fwmark {MARK_DELIVERY:#x} pref 100 blackhole"));
+    sidecar.configure();
+    let problem = sidecar.status().own_source.expect("a problem");
+    assert!(problem.starts_with("the trial failed"), "{problem}");
+    let app = listen(&sidecar, Ipv4Addr::UNSPECIFIED);
+    let caller = opened(&cluster, CLUSTER_IP);
+    assert_eq!(answer(&app).0.ip(), IpAddr::V4(CONTAINER_IP));
+    assert_eq!(read(caller).unwrap(), "hello");
+}
+
+#[test]
+fn the_capabilities_of_a_user_namespace_are_enough() {
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--mount", "--net"]).arg(std::env::current_exe().unwrap());
+    command.args(["--exact", "the_app_sees_the_callers_address_and_its_own"]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }

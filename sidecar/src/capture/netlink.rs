@@ -50,9 +50,11 @@ impl Socket {
         Ok(Self(fd))
     }
 
-    /// Room for what the kernel says; beyond it `recv` fails with ENOBUFS once and messages are lost.
+    /// Room for what the kernel says; beyond it `recv` fails with ENOBUFS once and messages are lost. In a user namespace
+    /// (rootless engines) it is at most `net.core.rmem_max`.
     pub(crate) fn set_receive_buffer(&self, bytes: usize) -> io::Result<()> {
-        Ok(setsockopt(&self.0, sockopt::RcvBufForce, &bytes)?)
+        let forced = setsockopt(&self.0, sockopt::RcvBufForce, &bytes);
+        Ok(forced.or_else(|_| setsockopt(&self.0, sockopt::RcvBuf, &bytes))?)
     }
 
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {
