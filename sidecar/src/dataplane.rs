@@ -17,7 +17,7 @@ use tokio::sync::{Mutex, watch};
 use tpdocker_protocol::addr::Port;
 use tpdocker_protocol::contract::{SIDECAR_RUN_DIR, SIDECAR_SOCKET};
 use tpdocker_protocol::control::{SidecarConfig, SidecarStatus};
-use tpdocker_tunnel::{Event, Events, Side, Tunnel};
+use tpdocker_tunnel::{Echo, Event, Events, Side, Tunnel};
 
 use crate::callers::Callers;
 use crate::capture::{Capture, CaptureConfig, CaptureError, Cidr, Injector, Rules};
@@ -25,6 +25,7 @@ use crate::deliver::Delivery;
 use crate::files::{self, FileError};
 use crate::hold::Hold;
 use crate::link::{Generation, Link};
+use crate::podip::{AddressError, Changes, PodAddresses};
 use crate::relay::Arrivals;
 use crate::{control, deliver, ports, relay};
 
@@ -55,6 +56,9 @@ pub enum DataPlaneError {
     /// The kernel's queue broke.
     #[error("the capture's queue broke")]
     Queue(#[source] io::Error),
+    /// The namespace's addresses cannot be seen.
+    #[error("cannot see the addresses of the namespace")]
+    Addresses(#[source] io::Error),
     /// The app's ports cannot be seen.
     #[error("cannot see the ports of the app")]
     Ports(#[source] io::Error),
@@ -77,12 +81,15 @@ pub(crate) enum ConfigureError {
     File(#[from] FileError),
     #[error("cannot set the networks that are reached directly: {0}")]
     Bypass(#[from] CaptureError),
+    #[error("the pod's address cannot be had: {0}")]
+    Address(#[from] AddressError),
 }
 
 /// What the connections of the CLI share.
 pub(crate) struct DataPlane {
     options: Options,
     rules: Mutex<Rules>,
+    addresses: Mutex<PodAddresses>,
     injector: Injector,
     link: Arc<Link>,
     delivery: Arc<Delivery>,
@@ -113,6 +120,8 @@ impl Default for Options {
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), DataPlaneError> {
     let Capture { rules, captured, redirected, injector, .. } = Capture::install(&CaptureConfig::default())?;
     let callers = Callers::install();
+    let addresses = PodAddresses::open().map_err(DataPlaneError::Addresses)?;
+    let changes = Changes::subscribe().map_err(DataPlaneError::Addresses)?;
     let app_ports = ports::Watch::new(PORTS_INTERVAL).map_err(DataPlaneError::Ports)?.without(redirected.ports());
     let listener = control::bind(&options.socket)
         .map_err(|source| DataPlaneError::Socket { path: options.socket.clone(), source })?;
@@ -126,6 +135,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let plane = Arc::new(DataPlane {
         options,
         rules: Mutex::new(rules),
+        addresses: Mutex::new(addresses),
         injector,
         link: Arc::clone(&link),
         delivery: Arc::new(Delivery::new(callers, hold_rx.clone())),
@@ -139,6 +149,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         () = relay::arrive(redirected, arrivals) => Ok(()),
         () = control::serve(listener, Arc::clone(&plane)) => Ok(()),
         error = announce(app_ports, &plane, expected_rx, hold_tx) => Err(DataPlaneError::Ports(error)),
+        error = keep_addresses(changes, &plane) => Err(DataPlaneError::Addresses(error)),
         () = shutdown => Ok(()),
     };
     if let Some(tunnel) = link.tunnel() {
@@ -194,6 +205,18 @@ async fn sleep_until(deadline: Option<Instant>) {
     }
 }
 
+/// Follows what the engine does to the namespace's networks, until that cannot be seen any more.
+async fn keep_addresses(mut changes: Changes, plane: &DataPlane) -> io::Error {
+    loop {
+        if let Err(error) = changes.next().await {
+            return error;
+        }
+        if let Err(error) = plane.renew_addresses().await {
+            tracing::warn!("after a change of the networks: {error}");
+        }
+    }
+}
+
 impl DataPlane {
     pub(crate) fn watch(&self) -> watch::Receiver<SidecarStatus> {
         self.status_tx.subscribe()
@@ -204,6 +227,11 @@ impl DataPlane {
         let bypass = config.bypass.iter().map(|text| text.parse().map_err(|_| ConfigureError::Network(text.clone())));
         let bypass: Vec<Cidr> = bypass.collect::<Result<_, _>>()?;
         self.rules.lock().await.set_bypass(&bypass)?;
+        {
+            let mut addresses = self.addresses.lock().await;
+            let now = addresses.set(&config.pod_ips, &bypass)?;
+            self.rules.lock().await.set_addresses(now)?;
+        }
         if let Some(content) = &config.resolv_conf {
             files::write_in_place(&self.options.resolv_conf, content)?;
         }
@@ -211,6 +239,14 @@ impl DataPlane {
         self.expected_tx.send_replace(Expected { declared: config.declared.clone(), hold: config.hold });
         self.trial().await;
         self.status_tx.send_modify(|status| status.configured = true);
+        Ok(())
+    }
+
+    async fn renew_addresses(&self) -> Result<(), ConfigureError> {
+        let mut addresses = self.addresses.lock().await;
+        if let Some(now) = addresses.renew()? {
+            self.rules.lock().await.set_addresses(now)?;
+        }
         Ok(())
     }
 
@@ -275,6 +311,13 @@ impl DataPlane {
             }
             Event::DatagramFailed { app, remote, errno } => {
                 self.injector.unreachable(deliver::resolve(app), remote, errno)
+            }
+            Event::Echo(Echo { app, remote, sequence, payload }) => {
+                self.injector.echo_reply(app, remote, sequence, &payload)
+            }
+            Event::EchoFailed { app, remote, sequence, errno } => {
+                tracing::debug!("ping of {}: {errno}", remote.0);
+                self.injector.echo_failed(app, remote, sequence, errno)
             }
             Event::Listening { failed, .. } => {
                 for failure in failed {

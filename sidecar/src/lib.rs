@@ -9,6 +9,7 @@
 //! - [`holder`] — PID 1 of the container, which outlives the data plane;
 //! - [`dataplane`] — how everything below is put together;
 //! - [`capture`] — rules, held packets, replies;
+//! - [`podip`] — the pod's address, on this end;
 //! - [`ports`] — what the app listens on; [`hold`] — what the cluster finds open while it is restarted;
 //! - [`link`] — the tunnel of the moment;
 //! - [`relay`] — what the app sends; [`deliver`] — what the cluster sends, [`callers`] — from whose address;
@@ -25,5 +26,6 @@ pub mod health;
 mod hold;
 pub mod holder;
 mod link;
+mod podip;
 pub mod ports;
 mod relay;

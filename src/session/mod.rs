@@ -178,6 +178,7 @@ impl Session {
             bypass: Vec::new(),
             declared: self.workload().ports.clone(),
             hold: hold.0,
+            pod_ips: attached.pod.pod_ips.clone(),
         };
         let plan = LinkPlan { access: Arc::clone(&attached.access), socket: self.run_dir.socket(), config };
         let link = Link::up(plan, self.reporter.clone()).await?;

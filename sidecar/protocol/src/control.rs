@@ -119,6 +119,10 @@ pub struct SidecarConfig {
     /// How long a declared TCP port stays open in the cluster after the app has stopped listening on it; connections
     /// that come meanwhile wait for it to listen again.
     pub hold: Duration,
+    /// The pod's addresses, which become addresses of the namespace; the first one of each family is the source of what
+    /// goes to the cluster.
+    #[serde(default)]
+    pub pod_ips: Vec<IpAddr>,
 }
 
 /// Sidecar → CLI.

@@ -26,6 +26,8 @@
 //! | 13 | PING | 0 | u64 |
 //! | 14 | PONG | 0 | u64 of the ping |
 //! | 15 | CLOSE | 0 | UTF-8 reason |
+//! | 16 | ECHO | 0 | app address, remote address, sequence number u16, 0 to [`MAX_DATAGRAM`] bytes |
+//! | 17 | `ECHO_FAILED` | 0 | app address, remote address, sequence number u16, errno u16 |
 //!
 //! An address is 4, four bytes, port u16, or 6, sixteen bytes, port u16, scope u32 (the flow label of an IPv6 socket
 //! address means nothing at the other end and is not carried). A port is its transport (6 TCP, 17 UDP, as IANA
@@ -99,6 +101,19 @@ pub struct Datagram {
     pub payload: Bytes,
 }
 
+/// One ICMP echo request of the app (sidecar → proxy) or the reply to it (proxy → sidecar).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Echo {
+    /// Who asks; the echo's identifier stands in the place of the port, as in a NAT (RFC 5508).
+    pub app: AppAddr,
+    /// Who is asked; its port is 0.
+    pub remote: ClusterAddr,
+    /// Tells the requests of one identifier apart.
+    pub sequence: u16,
+    /// At most [`MAX_DATAGRAM`] bytes, since ICMP's header is as long as UDP's; may be empty.
+    pub payload: Bytes,
+}
+
 /// One message on the wire; the module's table says how it looks there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are those of the module's table")]
@@ -133,6 +148,10 @@ pub enum Frame {
     Pong(u64),
     /// The session ends; no frame follows.
     Close { reason: String },
+    /// See [`Echo`].
+    Echo(Echo),
+    /// An echo request was not answered but refused.
+    EchoFailed { app: AppAddr, remote: ClusterAddr, sequence: u16, errno: Errno },
 }
 
 /// The type byte.
@@ -152,6 +171,8 @@ mod code {
     pub(super) const PING: u8 = 13;
     pub(super) const PONG: u8 = 14;
     pub(super) const CLOSE: u8 = 15;
+    pub(super) const ECHO: u8 = 16;
+    pub(super) const ECHO_FAILED: u8 = 17;
 }
 
 const SESSION: StreamId = StreamId(0);
@@ -262,8 +283,24 @@ impl Frame {
                 out.put_slice(truncated(reason, MAX_REASON).as_bytes());
                 (code::CLOSE, SESSION)
             }
+            Self::Echo(Echo { app, remote, sequence, payload }) => {
+                put_echo(out, *app, *remote, *sequence);
+                out.put_slice(payload);
+                (code::ECHO, SESSION)
+            }
+            Self::EchoFailed { app, remote, sequence, errno } => {
+                put_echo(out, *app, *remote, *sequence);
+                out.put_u16(errno.0);
+                (code::ECHO_FAILED, SESSION)
+            }
         }
     }
+}
+
+fn put_echo(out: &mut BytesMut, app: AppAddr, remote: ClusterAddr, sequence: u16) {
+    put_addr(out, app.0);
+    put_addr(out, remote.0);
+    out.put_u16(sequence);
 }
 
 fn put_ports(out: &mut BytesMut, ports: &[Port]) {

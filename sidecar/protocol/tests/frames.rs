@@ -8,7 +8,8 @@ use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Listener, Port, Scope, Targe
 use tpdocker_protocol::control::PortFailure;
 use tpdocker_protocol::errno::Errno;
 use tpdocker_protocol::frame::{
-    Datagram, Decoder, Frame, FrameError, HEADER, MAX_DATA, MAX_DATAGRAM, MAX_LISTENING, MAX_REASON, Side, StreamId,
+    Datagram, Decoder, Echo, Frame, FrameError, HEADER, MAX_DATA, MAX_DATAGRAM, MAX_LISTENING, MAX_REASON, Side,
+    StreamId,
 };
 
 fn addr() -> impl Strategy<Value = SocketAddr> {
@@ -68,6 +69,14 @@ fn frame() -> impl Strategy<Value = Frame> {
         prop::collection::vec(listener(), 0..20).prop_map(Frame::Listen),
         (prop::collection::vec(port(), 0..20), prop::collection::vec(failure, 0..5))
             .prop_map(|(bound, failed)| Frame::Listening { bound, failed }),
+        (app(), remote(), any::<u16>(), payload(0..500))
+            .prop_map(|(app, remote, sequence, payload)| Frame::Echo(Echo { app, remote, sequence, payload })),
+        (app(), remote(), any::<u16>(), errno()).prop_map(|(app, remote, sequence, errno)| Frame::EchoFailed {
+            app,
+            remote,
+            sequence,
+            errno
+        }),
         any::<u64>().prop_map(Frame::Ping),
         any::<u64>().prop_map(Frame::Pong),
         "\\PC{0,100}".prop_map(|reason| Frame::Close { reason }),

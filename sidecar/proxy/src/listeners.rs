@@ -43,6 +43,11 @@ impl Listeners {
         Ok(())
     }
 
+    /// Whether it is a socket of this process that has this address.
+    pub(crate) fn has(&self, address: SocketAddr) -> bool {
+        scopes_at(address.ip()).iter().any(|scope| self.open.contains_key(&(address.port(), *scope)))
+    }
+
     /// Closes the ports that `keep` does not name; connections that were accepted live on.
     pub(crate) async fn retain(&mut self, keep: impl Fn(u16, Scope) -> bool) {
         for (_, task) in self.open.extract_if(.., |(port, scope), _| !keep(*port, *scope)) {
@@ -58,6 +63,17 @@ fn listen(port: u16, scope: Scope) -> io::Result<TcpListener> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
+}
+
+/// The scopes of sockets that a connection to this address of the pod would reach.
+pub(crate) fn scopes_at(ip: IpAddr) -> &'static [Scope] {
+    let inside = ip.is_loopback() || ip.is_unspecified();
+    match (ip.is_ipv4(), inside) {
+        (true, true) => &[Scope::AnyV4, Scope::LoopbackV4],
+        (true, false) => &[Scope::AnyV4],
+        (false, true) => &[Scope::AnyV6, Scope::LoopbackV6],
+        (false, false) => &[Scope::AnyV6],
+    }
 }
 
 /// A non-blocking socket of one family, and the address of the pod that it is to be bound to.

@@ -21,7 +21,7 @@ use tpdocker_protocol::errno::Errno;
 use tpdocker_tunnel::{Datagram, Tunnel};
 
 use crate::icmp;
-use crate::listeners::{canonical, socket_for};
+use crate::listeners::{canonical, scopes_at, socket_for};
 use crate::task::OwnedTask;
 
 /// A socket that was silent for this long is closed. RFC 4787 (REQ-5) forbids less than two minutes.
@@ -62,9 +62,9 @@ enum Owner {
     Port(u16),
 }
 
-/// Milliseconds since the process began to use UDP; written on every datagram, so not behind a lock.
+/// Milliseconds since the process began to use datagrams; written on every one, so not behind a lock.
 #[derive(Debug, Default)]
-struct LastUse(AtomicU64);
+pub(crate) struct LastUse(AtomicU64);
 
 // === impl UdpSockets ===
 
@@ -80,6 +80,11 @@ impl UdpSockets {
             slot.insert(UdpEnd::start(socket, address, Owner::Port(port), self.tunnel.clone())?);
         }
         Ok(())
+    }
+
+    /// Whether it is a socket of this process that has this address.
+    pub(crate) fn has(&self, address: SocketAddr) -> bool {
+        scopes_at(address.ip()).iter().any(|scope| self.listening.contains_key(&(address.port(), *scope)))
     }
 
     /// Closes the listening ports that `keep` does not name.
@@ -183,7 +188,8 @@ async fn receive(socket: Arc<UdpSocket>, owner: Owner, tunnel: Tunnel, last_use:
 
 fn report_errors(socket: &UdpSocket, owner: Owner, tunnel: &Tunnel) {
     for _ in 0..RECEIVE_BURST {
-        match socket.try_io(Interest::ERROR, || icmp::take(socket)) {
+        // Of the datagram only the address is wanted.
+        match socket.try_io(Interest::ERROR, || icmp::take(socket, &mut [0])) {
             Ok(None) => (),
             Ok(Some((remote, errno))) => {
                 let remote = canonical(remote);
@@ -226,12 +232,12 @@ fn receive_burst(socket: &UdpSocket, owner: Owner, tunnel: &Tunnel) -> bool {
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl LastUse {
-    fn touch(&self) {
+    pub(crate) fn touch(&self) {
         let now = u64::try_from(EPOCH.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.0.store(now, Ordering::Relaxed);
     }
 
-    fn age(&self) -> Duration {
+    pub(crate) fn age(&self) -> Duration {
         EPOCH.elapsed().saturating_sub(Duration::from_millis(self.0.load(Ordering::Relaxed)))
     }
 }

@@ -1,8 +1,8 @@
 //! Netlink (RFC 3549, netlink(7)): length-prefixed messages of type-length-value attributes in host byte order.
 //!
-//! Four kernel interfaces are spoken here: `nf_tables`, the packet queue, socket diagnostics and routing. The kernel carries out
-//! what it is sent within the `sendto` call, so its acknowledgements are in the socket when that returns, and no
-//! function here waits; only the packet queue is read asynchronously.
+//! Four kernel interfaces are spoken here: `nf_tables`, the packet queue, socket diagnostics and rtnetlink. The kernel
+//! carries out what it is sent within the `sendto` call, so its acknowledgements are in the socket when that returns, and
+//! no function here waits; only the packet queue and notifications of changes are read asynchronously.
 
 use std::{
     io,
@@ -44,9 +44,14 @@ pub(crate) struct Socket(OwnedFd);
 
 impl Socket {
     pub(crate) fn open(protocol: SockProtocol) -> io::Result<Self> {
+        Self::subscribe(protocol, 0)
+    }
+
+    /// One that also gets what the kernel tells to the multicast `groups`, a bit each.
+    pub(crate) fn subscribe(protocol: SockProtocol, groups: u32) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
         Ok(Self(fd))
     }
 

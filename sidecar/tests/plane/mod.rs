@@ -34,6 +34,8 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 pub const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// The container's address on the engine's network.
 pub const CONTAINER_IP: Ipv4Addr = Ipv4Addr::new(172, 31, 9, 2);
+/// The address of the pod, which the cluster's end has and the container's end takes.
+pub const POD_IP: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 7);
 const SESSION: &str = "s-test";
 
 /// Waits until `probe` gives something.
@@ -123,6 +125,7 @@ impl Sidecar {
             bypass: vec!["172.31.9.0/24".to_owned()],
             declared: declared.to_vec(),
             hold,
+            pod_ips: vec![POD_IP.into()],
         };
         assert_eq!(self.ask(&SidecarRequest::Configure(config)), SidecarReply::Configured);
     }
@@ -159,7 +162,8 @@ impl Drop for Sidecar {
 /// A namespace with a proxy in it.
 pub struct Cluster {
     pub namespace: Arc<Namespace>,
-    address: SocketAddr,
+    /// Where the proxy listens for the CLI.
+    pub address: SocketAddr,
     _stop_tx: oneshot::Sender<()>,
 }
 
@@ -170,6 +174,7 @@ impl Cluster {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let namespace = Arc::new(Namespace::new());
         namespace.ip(&format!("addr add {CLUSTER_IP}/32 dev lo"));
+        namespace.ip(&format!("addr add {POD_IP}/32 dev lo"));
         let config = Config {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             key: key().verifying_key(),

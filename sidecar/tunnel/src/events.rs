@@ -7,7 +7,7 @@ use std::task::Poll;
 use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Listener, Port};
 use tpdocker_protocol::control::PortFailure;
 use tpdocker_protocol::errno::Errno;
-use tpdocker_protocol::frame::Datagram;
+use tpdocker_protocol::frame::{Datagram, Echo};
 use tpdocker_protocol::mux;
 
 use crate::open::Pending;
@@ -27,6 +27,19 @@ pub enum Event {
         /// Whom the datagram was for.
         remote: ClusterAddr,
         /// `ECONNREFUSED` = port unreachable, `EHOSTUNREACH`, ...
+        errno: Errno,
+    },
+    /// An echo request of the app, or the reply to it.
+    Echo(Echo),
+    /// proxy → sidecar: an echo request was not answered but refused.
+    EchoFailed {
+        /// Who asked; its port is the echo's identifier.
+        app: AppAddr,
+        /// Who was asked.
+        remote: ClusterAddr,
+        /// Which request.
+        sequence: u16,
+        /// Why.
         errno: Errno,
     },
     /// sidecar → proxy: the complete set of sockets to listen on in the pod.
@@ -69,6 +82,10 @@ impl Events {
             mux::Event::Offered { stream, target } => Event::Open(Pending::new(core, stream, target)),
             mux::Event::Datagram(datagram) => Event::Datagram(datagram),
             mux::Event::DatagramFailed { app, remote, errno } => Event::DatagramFailed { app, remote, errno },
+            mux::Event::Echo(echo) => Event::Echo(echo),
+            mux::Event::EchoFailed { app, remote, sequence, errno } => {
+                Event::EchoFailed { app, remote, sequence, errno }
+            }
             mux::Event::Listen(listeners) => Event::Listen(listeners),
             mux::Event::Listening { bound, failed } => Event::Listening { bound, failed },
         })

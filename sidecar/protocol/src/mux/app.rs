@@ -11,7 +11,7 @@ use super::{Mux, Recv};
 use crate::addr::{AppAddr, ClusterAddr, Listener, Port, Target};
 use crate::control::PortFailure;
 use crate::errno::Errno;
-use crate::frame::{Datagram, Frame, MAX_DATAGRAM, StreamId};
+use crate::frame::{Datagram, Echo, Frame, MAX_DATAGRAM, StreamId};
 
 impl Mux {
     /// Asks the other end for a stream; [`Self::answer`] tells what it said. `EADDRNOTAVAIL`, which Linux gives when
@@ -170,6 +170,21 @@ impl Mux {
     pub fn send_datagram_failed(&mut self, app: AppAddr, remote: ClusterAddr, errno: Errno) {
         if self.ended.is_none() {
             self.datagrams_out.push(Frame::DatagramFailed { app, remote, errno }, 0);
+        }
+    }
+
+    /// Queues an echo request or its reply like a datagram.
+    pub fn send_echo(&mut self, echo: Echo) {
+        let length = echo.payload.len();
+        if self.ended.is_none() && length <= MAX_DATAGRAM {
+            self.datagrams_out.push(Frame::Echo(echo), length);
+        }
+    }
+
+    /// Tells the sidecar that an echo request was refused; queued like a datagram.
+    pub fn send_echo_failed(&mut self, app: AppAddr, remote: ClusterAddr, sequence: u16, errno: Errno) {
+        if self.ended.is_none() {
+            self.datagrams_out.push(Frame::EchoFailed { app, remote, sequence, errno }, 0);
         }
     }
 

@@ -3,9 +3,11 @@
 //! A rule is a little program: `meta` and the like load something into a register, `cmp` ends the rule unless the
 //! register has the wanted value, and a verdict or a statement comes last.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use super::super::netlink::{put, put_nested, put_text};
+use super::Family;
 
 /// `NFT_REG_1`: 16 bytes, enough for everything compared here.
 const REGISTER: u32 = 1;
@@ -19,6 +21,8 @@ const ACCEPT: i32 = 1;
 const DROP: i32 = 0;
 /// `NFT_JUMP`
 const JUMP: i32 = -3;
+/// `NFT_NAT_DNAT`
+const NAT_DESTINATION: u32 = 1;
 /// `NFT_QUEUE_FLAG_BYPASS`, and the same in the xt target: without a listener the packet goes on.
 const QUEUE_BYPASS: u16 = 1;
 /// Revision of the xt target NFQUEUE that knows flags.
@@ -216,6 +220,24 @@ pub(crate) fn redirect(ports: &RangeInclusive<u16>) -> [Expr; 3] {
         Expr::new("redir", |out| {
             put(out, 1, &REGISTER.to_be_bytes());
             put(out, 2, &SECOND_REGISTER.to_be_bytes());
+        }),
+    ]
+}
+
+/// `dnat to ADDRESS`
+pub(crate) fn dnat(family: Family, to: IpAddr) -> [Expr; 2] {
+    [
+        Expr::new("immediate", |out| {
+            put(out, 1, &REGISTER.to_be_bytes());
+            put_nested(out, 2, |out| match to {
+                IpAddr::V4(v4) => put(out, 1, &v4.octets()),
+                IpAddr::V6(v6) => put(out, 1, &v6.octets()),
+            });
+        }),
+        Expr::new("nat", |out| {
+            for (kind, value) in (1..).zip([NAT_DESTINATION, u32::from(family.code()), REGISTER]) {
+                put(out, kind, &value.to_be_bytes());
+            }
         }),
     ]
 }
