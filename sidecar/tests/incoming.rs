@@ -302,3 +302,38 @@ fn the_capabilities_of_a_user_namespace_are_enough() {
     let output = command.output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
+
+#[test]
+fn many_callers_at_once_are_all_answered() {
+    const CALLERS: usize = 4;
+    const CALLS: usize = 100;
+    let (sidecar, cluster) = connected();
+    let app = listen(&sidecar, Ipv4Addr::UNSPECIFIED);
+    drop(opened(&cluster, CLUSTER_IP));
+    answer(&app);
+    app.set_nonblocking(false).unwrap();
+    std::thread::spawn(move || {
+        while let Ok((mut connection, _)) = app.accept() {
+            std::thread::spawn(move || {
+                let mut request = [0; 4];
+                connection.read_exact(&mut request).unwrap();
+                connection.write_all(&request).unwrap();
+                // The caller ends first.
+                connection.read_to_end(&mut Vec::new()).unwrap();
+            });
+        }
+    });
+    std::thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                for call in 0..CALLS {
+                    let mut caller = connect(&cluster.namespace, CLUSTER_IP).unwrap();
+                    caller.write_all(b"call").unwrap();
+                    let mut answer = [0; 4];
+                    let answered = caller.read_exact(&mut answer);
+                    assert!(answered.is_ok(), "{call}: {answered:?} {:?}", caller.local_addr());
+                }
+            });
+        }
+    });
+}
