@@ -10,18 +10,20 @@
 //! - [`dataplane`] — how everything below is put together;
 //! - [`capture`] — rules, held packets, replies;
 //! - [`podip`] — the pod's address, on this end;
-//! - [`ports`] — what the app listens on;
+//! - [`ports`] — what the app listens on; [`hold`] — what the cluster finds open while it is restarted;
 //! - [`link`] — the tunnel of the moment;
-//! - [`relay`] — what the app sends; [`deliver`] — what the cluster sends;
+//! - [`relay`] — what the app sends; [`deliver`] — what the cluster sends, [`callers`] — from whose address;
 //! - [`control`] — the Unix socket; [`files`] — the files of the pod; [`health`] — the engine's health check.
 
 pub mod args;
+mod callers;
 pub mod capture;
 mod control;
 pub mod dataplane;
 mod deliver;
 pub mod files;
 pub mod health;
+mod hold;
 pub mod holder;
 mod link;
 mod podip;

@@ -21,7 +21,7 @@
 //! | 8 | CREDIT | id | bytes u32: how many more the receiver of this frame may send |
 //! | 9 | DATAGRAM | 0 | app address, remote address, 0 to [`MAX_DATAGRAM`] bytes |
 //! | 10 | `DATAGRAM_FAILED` | 0 | app address, remote address, errno u16 |
-//! | 11 | LISTEN | 0 | ports |
+//! | 11 | LISTEN | 0 | for each socket: port, scope u8 |
 //! | 12 | LISTENING | 0 | count u32, so many ports; then for each failure: port, length u16, UTF-8 |
 //! | 13 | PING | 0 | u64 |
 //! | 14 | PONG | 0 | u64 of the ping |
@@ -31,7 +31,8 @@
 //!
 //! An address is 4, four bytes, port u16, or 6, sixteen bytes, port u16, scope u32 (the flow label of an IPv6 socket
 //! address means nothing at the other end and is not carried). A port is its transport (6 TCP, 17 UDP, as IANA
-//! numbers them) u8 and its number u16.
+//! numbers them) u8 and its number u16. A scope is 4 (any IPv4 address), 6 (any IPv6 address), 0x84 (127.0.0.1) or 0x86
+//! (`::1`).
 //!
 //! The payload of DATA is handed on as it arrives, without waiting for its end and without copying: a frame of 256 KiB
 //! costs neither a buffer of that size nor the time until its last byte. So what [`Decoder`] yields as
@@ -44,10 +45,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 pub use decode::{Decoder, FrameError};
 
-use crate::addr::{AppAddr, ClusterAddr, Port, Target};
+use crate::addr::{AppAddr, ClusterAddr, Listener, Port, Target};
 use crate::control::PortFailure;
 use crate::errno::Errno;
-use fields::{put_addr, put_port, truncated};
+use fields::{put_addr, put_listener, put_port, truncated};
 
 /// Bytes before every payload.
 pub const HEADER: usize = 8;
@@ -137,9 +138,9 @@ pub enum Frame {
     Datagram(Datagram),
     /// An ICMP error came back for a datagram from `app` to `remote`.
     DatagramFailed { app: AppAddr, remote: ClusterAddr, errno: Errno },
-    /// The complete set of ports the app listens on.
-    Listen(Vec<Port>),
-    /// The complete set of ports bound in the pod, and those that could not be.
+    /// The complete set of sockets that the pod is to listen on for the app.
+    Listen(Vec<Listener>),
+    /// The complete set of ports open at the pod's addresses, and those that could not be.
     Listening { bound: Vec<Port>, failed: Vec<PortFailure> },
     /// Asks for a [`Frame::Pong`] with the same number.
     Ping(u64),
@@ -260,8 +261,10 @@ impl Frame {
                 out.put_u16(errno.0);
                 (code::DATAGRAM_FAILED, SESSION)
             }
-            Self::Listen(ports) => {
-                put_ports(out, ports);
+            Self::Listen(listeners) => {
+                for listener in listeners {
+                    put_listener(out, *listener);
+                }
                 (code::LISTEN, SESSION)
             }
             Self::Listening { bound, failed } => {

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use proptest::prelude::*;
-use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Port, Target, Transport};
+use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Listener, Port, Scope, Target, Transport};
 use tpdocker_protocol::control::PortFailure;
 use tpdocker_protocol::errno::Errno;
 use tpdocker_protocol::frame::{
@@ -28,6 +28,11 @@ fn addr() -> impl Strategy<Value = SocketAddr> {
 fn port() -> impl Strategy<Value = Port> {
     (prop_oneof![Just(Transport::Tcp), Just(Transport::Udp)], 1..=u16::MAX)
         .prop_map(|(transport, number)| Port { transport, number })
+}
+
+fn listener() -> impl Strategy<Value = Listener> {
+    let scopes = [Scope::AnyV4, Scope::AnyV6, Scope::LoopbackV4, Scope::LoopbackV6];
+    (port(), prop::sample::select(scopes.to_vec())).prop_map(|(port, scope)| Listener { port, scope })
 }
 
 fn errno() -> impl Strategy<Value = Errno> {
@@ -61,7 +66,7 @@ fn frame() -> impl Strategy<Value = Frame> {
             payload
         })),
         (app(), remote(), errno()).prop_map(|(app, remote, errno)| Frame::DatagramFailed { app, remote, errno }),
-        prop::collection::vec(port(), 0..20).prop_map(Frame::Listen),
+        prop::collection::vec(listener(), 0..20).prop_map(Frame::Listen),
         (prop::collection::vec(port(), 0..20), prop::collection::vec(failure, 0..5))
             .prop_map(|(bound, failed)| Frame::Listening { bound, failed }),
         (app(), remote(), any::<u16>(), payload(0..500))

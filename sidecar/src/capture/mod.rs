@@ -27,7 +27,7 @@ mod cidr;
 mod counters;
 mod injector;
 pub(crate) mod netlink;
-mod nft;
+pub(crate) mod nft;
 mod packet;
 mod queue;
 pub(crate) mod reactor;
@@ -45,6 +45,7 @@ pub use self::{
     counters::Counters,
     injector::Injector,
     redirected::{Connection, Redirected},
+    rules::MARK_DELIVERY,
 };
 use self::{
     nft::{Family, Refusal},

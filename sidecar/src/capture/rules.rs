@@ -118,7 +118,7 @@ pub(crate) const MARK_NET_UNREACHABLE: u32 = 0x7470_6404;
 pub(crate) const MARK_PROHIBITED: u32 = 0x7470_6405;
 /// Packets that the sidecar injects.
 pub(crate) const MARK_INJECTED: u32 = 0x7470_6406;
-/// The sidecar's own connections to the app.
+/// The sidecar's own connections to the app, and the app's answers in them ([`crate::callers`]).
 pub const MARK_DELIVERY: u32 = 0x7470_6407;
 
 const PRIORITY_UNTRACK: i32 = -300; // `raw`: before connection tracking at -200

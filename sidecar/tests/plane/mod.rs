@@ -1,6 +1,8 @@
 //! A sidecar process in a namespace as Docker would give it, a proxy in another one that is "the cluster", and the
 //! pump between them that is the CLI's work otherwise.
 
+#![allow(dead_code, reason = "each test program uses its part")]
+
 pub mod namespace;
 
 use std::io;
@@ -18,6 +20,7 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::oneshot;
+use tpdocker_protocol::addr::Port;
 use tpdocker_protocol::admission::{Challenge, Role};
 use tpdocker_protocol::contract::{SIDECAR_CARRIER, SIDECAR_CONTROL, SIDECAR_SOCKET};
 use tpdocker_protocol::control::{SidecarConfig, SidecarReply, SidecarRequest, SidecarStatus};
@@ -111,10 +114,17 @@ impl Sidecar {
     }
 
     pub fn configure(&self) {
+        self.configure_with(&[], Duration::ZERO);
+    }
+
+    /// The same with what the cluster expects of the app.
+    pub fn configure_with(&self, declared: &[Port], hold: Duration) {
         let config = SidecarConfig {
             resolv_conf: Some("search staging.svc.cluster.local\nnameserver 10.96.0.10\n".to_owned()),
             extra_hosts: vec!["10.0.0.1 alias".to_owned()],
             bypass: vec!["172.31.9.0/24".to_owned()],
+            declared: declared.to_vec(),
+            hold,
             pod_ips: vec![POD_IP.into()],
         };
         assert_eq!(self.ask(&SidecarRequest::Configure(config)), SidecarReply::Configured);

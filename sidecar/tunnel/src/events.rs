@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Port};
+use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Listener, Port};
 use tpdocker_protocol::control::PortFailure;
 use tpdocker_protocol::errno::Errno;
 use tpdocker_protocol::frame::{Datagram, Echo};
@@ -42,8 +42,8 @@ pub enum Event {
         /// Why.
         errno: Errno,
     },
-    /// sidecar → proxy: the complete set of ports the app listens on now.
-    Listen(Vec<Port>),
+    /// sidecar → proxy: the complete set of sockets to listen on in the pod.
+    Listen(Vec<Listener>),
     /// proxy → sidecar: the answer to Listen.
     Listening {
         /// Ports bound in the pod.
@@ -86,7 +86,7 @@ impl Events {
             mux::Event::EchoFailed { app, remote, sequence, errno } => {
                 Event::EchoFailed { app, remote, sequence, errno }
             }
-            mux::Event::Listen(ports) => Event::Listen(ports),
+            mux::Event::Listen(listeners) => Event::Listen(listeners),
             mux::Event::Listening { bound, failed } => Event::Listening { bound, failed },
         })
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Port, Target};
+use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Listener, Port, Target};
 use tpdocker_protocol::control::PortFailure;
 use tpdocker_protocol::errno::Errno;
 use tpdocker_protocol::frame::{Datagram, Echo, Side};
@@ -106,9 +106,9 @@ impl Tunnel {
         self.owner.core.update(|state| state.mux.send_echo_failed(app, remote, sequence, errno));
     }
 
-    /// Sidecar → proxy: the complete set of ports the app listens on.
-    pub fn listen(&self, ports: Vec<Port>) {
-        self.owner.core.update(|state| state.mux.listen(ports));
+    /// Sidecar → proxy: the complete set of sockets to listen on in the pod.
+    pub fn listen(&self, listeners: Vec<Listener>) {
+        self.owner.core.update(|state| state.mux.listen(listeners));
     }
 
     /// Proxy → sidecar: the answer to [`Self::listen`].

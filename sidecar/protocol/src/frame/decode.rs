@@ -16,8 +16,8 @@ use crate::control::PortFailure;
 const MAX_HELLO: usize = 64;
 /// The longest address.
 const MAX_ADDR: usize = 1 + 16 + 2 + 4;
-/// All ports of both transports.
-const MAX_LISTEN: usize = 2 * 65_535 * 3;
+/// All ports of both transports in all four scopes.
+const MAX_LISTEN: usize = 2 * 65_535 * 4 * 4;
 
 /// What is wrong with the bytes of the other end. There is no way to go on after it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -138,11 +138,11 @@ fn parse(code: u8, stream: StreamId, mut fields: Fields) -> Result<Frame, FrameE
             errno: fields.errno()?,
         },
         code::LISTEN => {
-            let mut ports = Vec::new();
+            let mut listeners = Vec::new();
             while !fields.is_empty() {
-                ports.push(fields.port()?);
+                listeners.push(fields.listener()?);
             }
-            Frame::Listen(ports)
+            Frame::Listen(listeners)
         }
         code::LISTENING => parse_listening(&mut fields)?,
         code::PING => Frame::Ping(fields.u64()?),

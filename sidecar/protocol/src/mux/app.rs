@@ -8,7 +8,7 @@ use super::limits::MAX_STREAMS;
 use super::liveness::Liveness;
 use super::stream::{Last, Phase, Stream};
 use super::{Mux, Recv};
-use crate::addr::{AppAddr, ClusterAddr, Port, Target};
+use crate::addr::{AppAddr, ClusterAddr, Listener, Port, Target};
 use crate::control::PortFailure;
 use crate::errno::Errno;
 use crate::frame::{Datagram, Echo, Frame, MAX_DATAGRAM, StreamId};
@@ -188,10 +188,10 @@ impl Mux {
         }
     }
 
-    /// Tells the proxy the complete set of ports the app listens on; takes the place of a set that was not sent yet.
-    pub fn listen(&mut self, ports: Vec<Port>) {
+    /// Tells the proxy the complete set of sockets to listen on; takes the place of a set that was not sent yet.
+    pub fn listen(&mut self, listeners: Vec<Listener>) {
         if self.ended.is_none() {
-            self.listen = Some(Frame::Listen(ports));
+            self.listen = Some(Frame::Listen(listeners));
         }
     }
 

@@ -32,7 +32,7 @@ use bytes::{Bytes, BytesMut};
 
 pub use crate::frame::{Datagram, Echo, Side, StreamId};
 
-use crate::addr::{AppAddr, ClusterAddr, Port, Target};
+use crate::addr::{AppAddr, ClusterAddr, Listener, Port, Target};
 use crate::contract::PROTOCOL_VERSION;
 use crate::control::PortFailure;
 use crate::errno::Errno;
@@ -106,7 +106,7 @@ pub enum Event {
         errno: Errno,
     },
     /// The complete set of ports the app listens on.
-    Listen(Vec<Port>),
+    Listen(Vec<Listener>),
     /// What became of it.
     Listening {
         /// Ports bound in the pod.

@@ -58,9 +58,9 @@ impl Mux {
                 self.from(Side::Proxy)?;
                 self.datagrams_in.push(Event::EchoFailed { app, remote, sequence, errno }, 0);
             }
-            Frame::Listen(ports) => {
+            Frame::Listen(listeners) => {
                 self.from(Side::Sidecar)?;
-                self.replace_event(Event::Listen(ports));
+                self.replace_event(Event::Listen(listeners));
             }
             Frame::Listening { bound, failed } => {
                 self.from(Side::Proxy)?;

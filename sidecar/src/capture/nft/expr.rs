@@ -68,6 +68,29 @@ pub(crate) fn meta(key: Meta) -> Expr {
     load("meta", key as u32)
 }
 
+/// `meta mark set VALUE`
+pub(crate) fn set_mark(value: u32) -> [Expr; 2] {
+    store("meta", Meta::Mark as u32, 3, value)
+}
+
+/// `ct mark set VALUE`
+pub(crate) fn set_ct_mark(value: u32) -> [Expr; 2] {
+    store("ct", Ct::Mark as u32, 4, value)
+}
+
+/// `source` is the number of the attribute that names the register to store.
+fn store(name: &'static str, key: u32, source: u16, value: u32) -> [Expr; 2] {
+    let value = Expr::new("immediate", |out| {
+        put(out, 1, &REGISTER.to_be_bytes());
+        put_nested(out, 2, |out| put(out, 1, &value.to_ne_bytes()));
+    });
+    let store = Expr::new(name, |out| {
+        put(out, 2, &key.to_be_bytes());
+        put(out, source, &REGISTER.to_be_bytes());
+    });
+    [value, store]
+}
+
 /// What `ct` can load.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Ct {
@@ -75,6 +98,8 @@ pub(crate) enum Ct {
     Direction = 1,
     /// Bits `IPS_*`, in host byte order.
     Status = 2,
+    /// The flow's mark, in host byte order.
+    Mark = 3,
 }
 
 /// `ct KEY`; ends the rule for packets that connection tracking does not know.
