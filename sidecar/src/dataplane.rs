@@ -22,7 +22,9 @@ use tpdocker_tunnel::{Event, Events, Side, Tunnel};
 
 use crate::capture::{Capture, CaptureConfig, CaptureError, Cidr, Injector, Rules};
 use crate::files::{self, FileError};
+use crate::host_ports::{HostPortError, HostPorts};
 use crate::link::{Generation, Link};
+use crate::names::{Names, Table};
 use crate::relay::Arrivals;
 use crate::{control, deliver, ports, relay};
 
@@ -73,6 +75,8 @@ pub(crate) enum ConfigureError {
     File(#[from] FileError),
     #[error("cannot set the networks that are reached directly: {0}")]
     Bypass(#[from] CaptureError),
+    #[error(transparent)]
+    HostPort(#[from] HostPortError),
 }
 
 /// What the connections of the CLI share.
@@ -81,6 +85,8 @@ pub(crate) struct DataPlane {
     rules: Mutex<Rules>,
     injector: Injector,
     link: Arc<Link>,
+    names: Arc<Names>,
+    host_ports: HostPorts,
     ports_rx: watch::Receiver<BTreeSet<Port>>,
     status_tx: watch::Sender<SidecarStatus>,
 }
@@ -107,17 +113,21 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
 
     let link = Arc::new(Link::default());
     let arrivals = Arc::new(Arrivals::default());
+    let names = Arc::new(Names::default());
+    let answers = relay::Answers { names: Arc::clone(&names), injector: injector.clone() };
     let (ports_tx, ports_rx) = watch::channel(BTreeSet::new());
     let plane = Arc::new(DataPlane {
         options,
         rules: Mutex::new(rules),
         injector,
         link: Arc::clone(&link),
+        names,
+        host_ports: HostPorts::default(),
         ports_rx,
         status_tx: watch::Sender::new(status),
     });
     let outcome = tokio::select! {
-        error = relay::outgoing(captured, Arc::clone(&link), Arc::clone(&arrivals)) => Err(DataPlaneError::Queue(error)),
+        error = relay::outgoing(captured, Arc::clone(&link), Arc::clone(&arrivals), answers) => Err(DataPlaneError::Queue(error)),
         () = relay::arrive(redirected, arrivals) => Ok(()),
         () = control::serve(listener, Arc::clone(&plane)) => Ok(()),
         error = announce(app_ports, &plane, ports_tx) => Err(DataPlaneError::Ports(error)),
@@ -157,14 +167,22 @@ impl DataPlane {
     /// Checks everything, then changes it.
     pub(crate) async fn configure(&self, config: &SidecarConfig) -> Result<(), ConfigureError> {
         let bypass = config.bypass.iter().map(|text| text.parse().map_err(|_| ConfigureError::Network(text.clone())));
-        let bypass: Vec<Cidr> = bypass.collect::<Result<_, _>>()?;
+        let mut bypass: Vec<Cidr> = bypass.collect::<Result<_, _>>()?;
+        bypass.extend(files::addresses_of(&self.options.hosts, &config.host_names)?.into_iter().map(Cidr::host));
+        self.host_ports.set(&config.host_ports)?;
         self.rules.lock().await.set_bypass(&bypass)?;
+        self.names.set(Table::new(config.resolv_conf.as_deref().unwrap_or_default(), &config.siblings));
         if let Some(content) = &config.resolv_conf {
             files::write_in_place(&self.options.resolv_conf, content)?;
         }
         files::set_extra_hosts(&self.options.hosts, &config.extra_hosts)?;
         self.status_tx.send_modify(|status| status.configured = true);
         Ok(())
+    }
+
+    /// Keeps a connection of the CLI for an app that connects to one of the laptop's ports.
+    pub(crate) fn park(&self, connection: UnixStream) {
+        self.host_ports.park(connection);
     }
 
     /// Starts a tunnel over a carrier, in place of an older one: the CLI has a reason to bring a new one.

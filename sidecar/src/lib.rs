@@ -12,6 +12,7 @@
 //! - [`ports`] — what the app listens on;
 //! - [`link`] — the tunnel of the moment;
 //! - [`relay`] — what the app sends; [`deliver`] — what the cluster sends;
+//! - [`names`] — siblings on Docker networks; [`host_ports`] — the laptop's localhost;
 //! - [`control`] — the Unix socket; [`files`] — the files of the pod; [`health`] — the engine's health check.
 
 pub mod args;
@@ -22,6 +23,8 @@ mod deliver;
 pub mod files;
 pub mod health;
 pub mod holder;
+mod host_ports;
 mod link;
+mod names;
 pub mod ports;
 mod relay;

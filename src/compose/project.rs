@@ -18,8 +18,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, ROLE_APP, ROLE_SIDECAR, SIDECAR_PATH, SIDECAR_RUN_DIR};
 
+use crate::docker::name_the_laptop;
 use crate::error::{Code, Explain};
-use crate::settings::{ClusterSettings, SwapTarget};
+use crate::settings::{ClusterSettings, NetSpec, SwapTarget};
 
 /// The extension key of a service.
 const EXTENSION: &str = "x-tpdocker";
@@ -103,6 +104,8 @@ pub struct SwapService {
     pub swap: SwapTarget,
     /// Where.
     pub cluster: ClusterSettings,
+    /// What the session has to know of the service's network; Compose sets it up.
+    pub net: NetSpec,
 }
 
 /// What a running session gives to its service.
@@ -118,6 +121,8 @@ pub struct Attachment<'a> {
     pub run_dir: &'a Path,
     /// The pod's host name.
     pub hostname: &'a str,
+    /// Whether the engine knows an address for `host-gateway`.
+    pub host_gateway: bool,
     /// The pod's environment; the service's own variables win.
     pub env: &'a [(String, String)],
 }
@@ -210,6 +215,7 @@ fn swap_of(name: &str, service: &Value, extension: &Value) -> Result<SwapService
         service: name.into(),
         swap: extension.swap.parse::<SwapTarget>().map_err(|error| wrong(error.into()))?,
         cluster: ClusterSettings { context: extension.context, namespace: extension.namespace },
+        net: NetSpec { add_hosts: texts(&service["extra_hosts"]), ..NetSpec::default() },
     })
 }
 
@@ -230,6 +236,11 @@ fn join(service: &mut Map<String, Value>, sidecar_name: &str, attachment: &Attac
 /// The sidecar's service, with what it takes over.
 fn sidecar(mut moved: Map<String, Value>, attachment: &Attachment<'_>) -> Result<Value, ProjectError> {
     moved.entry("hostname").or_insert_with(|| json!(attachment.hostname));
+    if attachment.host_gateway {
+        let mut hosts = texts(moved.get("extra_hosts").unwrap_or(&Value::Null));
+        name_the_laptop(&mut hosts);
+        moved.insert("extra_hosts".into(), json!(hosts));
+    }
     if let Some(networks) = moved.get_mut("networks") {
         alias(networks, attachment.service)?;
     }
@@ -256,6 +267,11 @@ fn sidecar(mut moved: Map<String, Value>, attachment: &Attachment<'_>) -> Result
         moved.extend(own);
     }
     Ok(Value::Object(moved))
+}
+
+/// The strings of a list; none when it is absent.
+fn texts(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(|text| Some(text.as_str()?.to_owned())).collect()
 }
 
 /// Siblings go on finding the service under its own name.
@@ -309,6 +325,7 @@ mod tests {
             sidecar_image: "tpdocker/sidecar:1",
             run_dir: Path::new("/run/user/1000/tpdocker/s1"),
             hostname: "web-abc",
+            host_gateway: true,
             env,
         };
         project.attach(&attachment).unwrap();
@@ -334,6 +351,7 @@ mod tests {
         assert_eq!(sidecar["networks"]["default"]["aliases"], json!(["web"]));
         assert_eq!(sidecar["networks"]["back"]["aliases"], json!(["w", "web"]));
         assert_eq!(sidecar["hostname"], "web-abc");
+        assert_eq!(sidecar["extra_hosts"], json!(["a=1.2.3.4", "host.docker.internal:host-gateway"]));
         assert_eq!(sidecar["cap_add"], json!(["NET_ADMIN", "NET_RAW"]));
         assert_eq!(services["cache"], json!({"image": "redis"}));
     }

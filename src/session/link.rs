@@ -5,7 +5,8 @@
 //! sidecar ══ Unix socket ══ CLI (this pump) ══ port-forward ══ proxy
 //! ```
 //! When a carrier is lost, the next one is fetched; when the sidecar's data plane was restarted, it is told its
-//! configuration again. Both go on until the session ends.
+//! configuration again. Both go on until the session ends. So do what changes the configuration (who is on the Docker
+//! networks) and what else runs through the sidecar's socket (the laptop's ports).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -17,10 +18,14 @@ use tpdocker_protocol::admission::Role;
 use tpdocker_protocol::control::{SidecarConfig, SidecarStatus};
 
 use super::access::Access;
+use super::reach::Reach;
 use super::sidecar::{self, Sidecar, SidecarError};
+use super::{host_ports, reach};
 use crate::cluster::PortForward;
+use crate::docker::EngineError;
 use crate::error::Error;
 use crate::event::Reporter;
+use crate::settings::HostPort;
 
 /// First and longest pause between two attempts to get a carrier: a blink of the network costs no second, and a
 /// long outage does not make a busy loop.
@@ -36,8 +41,12 @@ pub struct LinkPlan {
     pub access: Arc<Access>,
     /// The sidecar's socket.
     pub socket: PathBuf,
-    /// What the sidecar has to be told.
+    /// What the sidecar has to be told at first.
     pub config: SidecarConfig,
+    /// What it has to be told as the Docker networks change.
+    pub reach: Reach,
+    /// Ports of the container that lead to the laptop.
+    pub host_ports: Vec<HostPort>,
 }
 
 /// A link that keeps itself up until it is dropped.
@@ -45,6 +54,7 @@ pub struct LinkPlan {
 pub struct Link {
     /// What the sidecar is doing; `attached` is true while the tunnel carries traffic.
     pub status: watch::Receiver<SidecarStatus>,
+    reach: Reach,
     cancel: CancellationToken,
 }
 
@@ -60,17 +70,31 @@ impl Link {
         let mut control = Sidecar::connect(&plan.socket).await?;
         control.configure(plan.config.clone()).await?;
         let first = Carrier::build(&plan).await?;
+        let (config_tx, config_rx) = watch::channel(plan.config.clone());
         let (status_tx, status_rx) = watch::channel(SidecarStatus::default());
-        let link = Self { status: status_rx, cancel: CancellationToken::new() };
+        let link = Self { status: status_rx, reach: plan.reach.clone(), cancel: CancellationToken::new() };
         control.watch().await?;
-        tokio::spawn(link.cancel.clone().run_until_cancelled_owned(keep_configured(plan.clone(), control, status_tx)));
+        let mut ports = host_ports::Doorway::new(&plan.socket, &plan.host_ports);
+        tokio::spawn(link.cancel.clone().run_until_cancelled_owned(async move { ports.serve().await }));
+        tokio::spawn(link.cancel.clone().run_until_cancelled_owned(reach::follow(plan.reach.clone(), config_tx)));
+        let configured = keep_configured(plan.clone(), control, config_rx, status_tx);
+        tokio::spawn(link.cancel.clone().run_until_cancelled_owned(configured));
         tokio::spawn(link.cancel.clone().run_until_cancelled_owned(keep_carried(plan, first, reporter)));
         let mut attached = link.status.clone();
-        attached
-            .wait_for(|status| status.attached)
-            .await
-            .map_err(|_| SidecarError::Failed("its data plane went away while the tunnel was built".into()))?;
+        tokio::select! {
+            attached = attached.wait_for(|status| status.attached) => {
+                attached
+                    .map_err(|_| SidecarError::Failed("its data plane went away while the tunnel was built".into()))?;
+            }
+            gone = link.sidecar_ended() => return Err(gone.into()),
+        }
         Ok(link)
+    }
+
+    /// Resolves when the sidecar container does not run any more: nothing that is done here brings it back, since the
+    /// app would stay in the namespace that it has left behind.
+    pub async fn sidecar_ended(&self) -> EngineError {
+        self.reach.sidecar_ended().await
     }
 }
 
@@ -132,20 +156,36 @@ async fn fetch(plan: &LinkPlan, reporter: &Reporter) -> Carrier {
     }
 }
 
-/// Passes the sidecar's state on, and tells a restarted data plane its configuration again.
-async fn keep_configured(plan: LinkPlan, first: Sidecar, status_tx: watch::Sender<SidecarStatus>) {
+/// Passes the sidecar's state on, and tells it its configuration when that changes, and a restarted data plane again.
+async fn keep_configured(
+    plan: LinkPlan,
+    first: Sidecar,
+    mut config_rx: watch::Receiver<SidecarConfig>,
+    status_tx: watch::Sender<SidecarStatus>,
+) {
     let mut control = first;
     loop {
         let error = loop {
-            match control.status().await {
-                Ok(status) => status_tx.send_replace(status),
-                Err(error) => break error,
+            tokio::select! {
+                status = control.status() => match status {
+                    Ok(status) => status_tx.send_replace(status),
+                    Err(error) => break error,
+                },
+                Ok(()) = config_rx.changed() => {
+                    // On a conversation of its own: in this one states come at any time.
+                    let changed = config_rx.borrow_and_update().clone();
+                    match configured(&plan, changed).await {
+                        Ok(_) => continue,
+                        Err(error) => break error,
+                    }
+                }
             };
         };
         tracing::info!(%error, "the sidecar's data plane went away");
         status_tx.send_replace(SidecarStatus::default());
         control = loop {
-            match reconfigure(&plan).await {
+            let config = config_rx.borrow_and_update().clone();
+            match watched(&plan, config).await {
                 Ok(control) => break control,
                 Err(error) => tracing::warn!(%error, "the sidecar is not back yet"),
             }
@@ -154,9 +194,14 @@ async fn keep_configured(plan: LinkPlan, first: Sidecar, status_tx: watch::Sende
     }
 }
 
-async fn reconfigure(plan: &LinkPlan) -> Result<Sidecar, SidecarError> {
+async fn configured(plan: &LinkPlan, config: SidecarConfig) -> Result<Sidecar, SidecarError> {
     let mut control = Sidecar::connect(&plan.socket).await?;
-    control.configure(plan.config.clone()).await?;
+    control.configure(config).await?;
+    Ok(control)
+}
+
+async fn watched(plan: &LinkPlan, config: SidecarConfig) -> Result<Sidecar, SidecarError> {
+    let mut control = configured(plan, config).await?;
     control.watch().await?;
     Ok(control)
 }

@@ -22,7 +22,6 @@
 //! ```
 
 mod captured;
-mod cidr;
 mod counters;
 mod injector;
 pub(crate) mod netlink;
@@ -37,9 +36,10 @@ use std::{io, path::Path, sync::Arc};
 
 use nix::errno::Errno as OsErrno;
 
+pub use tpdocker_protocol::cidr::{Cidr, CidrError};
+
 pub use self::{
     captured::{Captured, CapturedPackets, HeldSyn, MAX_HELD_SYNS},
-    cidr::{Cidr, CidrError},
     counters::Counters,
     injector::Injector,
     redirected::{Connection, Redirected},

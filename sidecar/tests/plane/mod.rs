@@ -113,6 +113,7 @@ impl Sidecar {
             resolv_conf: Some("search staging.svc.cluster.local\nnameserver 10.96.0.10\n".to_owned()),
             extra_hosts: vec!["10.0.0.1 alias".to_owned()],
             bypass: vec!["172.31.9.0/24".to_owned()],
+            ..SidecarConfig::default()
         };
         assert_eq!(self.ask(&SidecarRequest::Configure(config)), SidecarReply::Configured);
     }
