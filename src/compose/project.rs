@@ -18,6 +18,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, ROLE_APP, ROLE_SIDECAR, SIDECAR_PATH, SIDECAR_RUN_DIR};
 
+use crate::cli::bypass_network;
 use crate::docker::name_the_laptop;
 use crate::error::{Code, Explain};
 use crate::settings::{ClusterSettings, NetSpec, SwapTarget};
@@ -93,6 +94,12 @@ struct Extension {
     swap: String,
     namespace: Option<String>,
     context: Option<String>,
+    /// As `--bypass`.
+    #[serde(default)]
+    bypass: Vec<String>,
+    /// As `--container-to-host`; YAML reads a port alone as a number.
+    #[serde(default, rename = "container-to-host")]
+    container_to_host: Vec<Value>,
 }
 
 /// One service that is to be swapped in.
@@ -205,8 +212,7 @@ pub fn sidecar_name(service: &str) -> String {
 }
 
 fn swap_of(name: &str, service: &Value, extension: &Value) -> Result<SwapService, ProjectError> {
-    let wrong =
-        |source: Box<dyn std::error::Error + Send + Sync>| ProjectError::Extension { service: name.into(), source };
+    let wrong = |source: Cause| ProjectError::Extension { service: name.into(), source };
     let extension: Extension = serde_json::from_value(extension.clone()).map_err(|error| wrong(error.into()))?;
     if let Some(mode) = service["network_mode"].as_str().filter(|mode| *mode != "bridge") {
         return Err(ProjectError::NetworkMode { service: name.into(), mode: mode.into() });
@@ -215,7 +221,12 @@ fn swap_of(name: &str, service: &Value, extension: &Value) -> Result<SwapService
         service: name.into(),
         swap: extension.swap.parse::<SwapTarget>().map_err(|error| wrong(error.into()))?,
         cluster: ClusterSettings { context: extension.context, namespace: extension.namespace },
-        net: NetSpec { add_hosts: texts(&service["extra_hosts"]), ..NetSpec::default() },
+        net: NetSpec {
+            add_hosts: texts(&service["extra_hosts"]),
+            bypass: collected(extension.bypass.iter().map(|text| bypass_network(text))).map_err(wrong)?,
+            host_ports: collected(extension.container_to_host.iter().map(|port| text(port).parse())).map_err(wrong)?,
+            ..NetSpec::default()
+        },
     })
 }
 
@@ -267,6 +278,17 @@ fn sidecar(mut moved: Map<String, Value>, attachment: &Attachment<'_>) -> Result
         moved.extend(own);
     }
     Ok(Value::Object(moved))
+}
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+fn collected<T, E: Into<Cause>>(parsed: impl Iterator<Item = Result<T, E>>) -> Result<Vec<T>, Cause> {
+    parsed.collect::<Result<_, _>>().map_err(Into::into)
+}
+
+/// A string as it is, and anything else as YAML would have it.
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// The strings of a list; none when it is absent.
@@ -367,10 +389,24 @@ mod tests {
     }
 
     #[test]
+    fn what_the_app_reaches_of_the_laptop_is_said_as_on_the_command_line() {
+        let extension = json!({"swap": "s", "bypass": ["10.1.0.0/16"], "container-to-host": [9000, "9001:80"]});
+        let swaps = project(&json!({"extra_hosts": ["me=host-gateway"], "x-tpdocker": extension})).swaps().unwrap();
+        let NetSpec { bypass, host_ports, add_hosts, .. } = &swaps[0].net;
+        assert_eq!(bypass[0].to_string(), "10.1.0.0/16");
+        let ports: Vec<_> = host_ports.iter().map(|port| (port.container_port, port.host_port)).collect();
+        assert_eq!(ports, [(9000, 9000), (9001, 80)]);
+        assert_eq!(add_hosts, &["me=host-gateway"]);
+    }
+
+    #[test]
     fn a_project_without_the_key_with_an_unknown_key_or_without_a_namespace_of_its_own_is_refused() {
         assert!(matches!(project(&json!({})).swaps(), Err(ProjectError::NothingToSwap)));
         let typo = project(&json!({"x-tpdocker": {"swap": "s", "namspace": "staging"}}));
         assert!(matches!(typo.swaps(), Err(ProjectError::Extension { .. })));
+        for wrong in [json!({"swap": "s", "bypass": ["office"]}), json!({"swap": "s", "container-to-host": [0]})] {
+            assert!(matches!(project(&json!({"x-tpdocker": wrong})).swaps(), Err(ProjectError::Extension { .. })));
+        }
         let host = project(&json!({"network_mode": "host", "x-tpdocker": {"swap": "s"}}));
         assert!(matches!(host.swaps(), Err(ProjectError::NetworkMode { .. })));
     }

@@ -12,6 +12,7 @@ mod volume;
 pub(super) use env::{env, env_file, label};
 pub(super) use net::{add_host, dns, hostname, network};
 pub(super) use publish::publish;
+pub use reach::bypass_network;
 pub(super) use reach::{bypass, container_to_host};
 pub(super) use swap::{namespace, swap};
 pub(super) use volume::{mount, volume};
