@@ -6,7 +6,9 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use crate::namespace::{LAPTOP, MACHINE, Machine};
-use crate::support::{NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, docker, staging, until, world};
+use crate::support::{
+    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, docker, get_from_a_pod, repo, staging, until, world,
+};
 
 const APP: &str = "tpdocker-e2e-app";
 
@@ -86,6 +88,25 @@ for _ in range(300):
         assert_eq!(lines, [&first, "True {\"thing\": ", "tpdocker-e2e-second"], "{}", ended.stderr);
         assert!(ended.stderr.contains("direct: tpdocker-e2e-net "), "{}", ended.stderr);
     }
+    assert_restored(&before);
+}
+
+#[test]
+fn a_service_of_a_compose_project_hides_the_clusters_service_of_its_name() {
+    let _staging = staging();
+    let before = world();
+    let file = repo("compose-examples/siblings/compose.yaml");
+    let compose = |action| Tpdocker::start(&["compose", "-f", file.to_str().unwrap(), action]);
+    let session = compose("up");
+    let answer = until("the composed copy to answer", PATIENCE, || match get_from_a_pod("http://servicename/") {
+        Ok(answer) if answer["copy"] == "laptop" => Ok(answer),
+        other => Err(format!("{other:?}\n{}", session.stderr())),
+    });
+    assert_eq!(answer["thing2"]["thing"], "the laptop's thing2", "{answer}");
+    assert_eq!(answer["thing1"]["thing"], "thing1", "{answer}");
+    assert_eq!(get_from_a_pod("http://thing2:9090/").unwrap()["thing"], "thing2");
+    session.interrupt();
+    compose("down").wait().code(0);
     assert_restored(&before);
 }
 
