@@ -30,7 +30,8 @@ pub fn write_in_place(path: &Path, content: &str) -> Result<(), FileError> {
     write().map_err(|error| FileError { path: path.to_owned(), error })
 }
 
-/// The addresses of `names` in the hosts file at `path` (hosts(5)).
+/// The addresses of `names` in what the engine has written into the hosts file at `path` (hosts(5)); what
+/// [`set_extra_hosts`] has added is the cluster's.
 pub fn addresses_of(path: &Path, names: &[String]) -> Result<Vec<IpAddr>, FileError> {
     if names.is_empty() {
         return Ok(Vec::new());
@@ -41,7 +42,7 @@ pub fn addresses_of(path: &Path, names: &[String]) -> Result<Vec<IpAddr>, FileEr
         let address = words.next()?.parse().ok()?;
         words.any(|word| names.iter().any(|name| name.eq_ignore_ascii_case(word))).then_some(address)
     };
-    Ok(hosts.lines().filter_map(address).collect())
+    Ok(with_extra_hosts(&hosts, &[]).lines().filter_map(address).collect())
 }
 
 /// Puts `lines` at the end of the hosts file at `path`, instead of those of an earlier call.
@@ -107,6 +108,7 @@ mod tests {
         write_in_place(file.path(), hosts).unwrap();
         let names = ["host.docker.internal".to_owned()];
         let expected: [IpAddr; 2] = ["172.17.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        set_extra_hosts(file.path(), &["10.0.0.1 host.docker.internal".into()]).unwrap();
         assert_eq!(addresses_of(file.path(), &names).unwrap(), expected);
         assert!(addresses_of(Path::new("/nowhere"), &[]).unwrap().is_empty());
     }

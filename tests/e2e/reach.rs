@@ -3,11 +3,13 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::namespace::{LAPTOP, MACHINE, Machine};
 use crate::support::{
-    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, docker, get_from_a_pod, repo, staging, until, world,
+    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, docker, get_from_a_pod, output, repo, staging,
+    until, world,
 };
 
 const APP: &str = "tpdocker-e2e-app";
@@ -20,31 +22,35 @@ fn python(flags: &[&str], script: &str) -> Tpdocker {
 }
 
 /// A Docker network with what is started on it.
-struct Network(&'static str);
+struct Network {
+    name: &'static str,
+    image: String,
+}
 
 impl Network {
     fn new() -> Self {
-        let network = Self("tpdocker-e2e-net");
-        docker(&["network", "create", network.0]);
+        let image = output(&mut Command::new(repo("tests/support/busybox-image"))).trim_end().to_owned();
+        let network = Self { name: "tpdocker-e2e-net", image };
+        docker(&["network", "create", network.name]);
         network
     }
 
     /// A container that answers HTTP with its own name.
     fn start(&self, name: &str, alias: &str) {
         let serve = format!("mkdir /w; echo {name} > /w/index.html; httpd -f -p 80 -h /w");
-        let network = ["--network", self.0, "--network-alias", alias];
+        let network = ["--network", self.name, "--network-alias", alias];
         let front = ["run", "-d", "--rm", "--stop-timeout", "0", "--name", name];
-        docker(&[&front[..], &network, &["tpdocker-test/busybox:1", "sh", "-c", &serve]].concat());
+        docker(&[&front[..], &network, &[&self.image, "sh", "-c", &serve]].concat());
     }
 }
 
 impl Drop for Network {
     fn drop(&mut self) {
-        let members = docker(&["ps", "-aq", "--filter", &format!("network={}", self.0)]);
+        let members = docker(&["ps", "-aq", "--filter", &format!("network={}", self.name)]);
         for member in members.lines() {
             docker(&["rm", "-f", member]);
         }
-        docker(&["network", "rm", self.0]);
+        docker(&["network", "rm", self.name]);
     }
 }
 
@@ -77,7 +83,7 @@ for _ in range(300):
     {
         let network = Network::new();
         network.start("tpdocker-e2e-first", "db");
-        let session = python(&["--network", network.0], SCRIPT);
+        let session = python(&["--network", network.name], SCRIPT);
         until("the app to look for a sibling that is not there", PATIENCE, || {
             if session.stdout().contains("{\"thing\"") { Ok(()) } else { Err(session.stderr()) }
         });
