@@ -186,3 +186,18 @@ fn where_nobody_listens_on_the_laptop_the_app_is_reset_and_an_undeclared_port_is
     }
     drop(taken);
 }
+
+#[test]
+fn a_port_that_leads_to_the_laptop_is_open_in_the_container_and_nowhere_in_the_pod() {
+    let (sidecar, cluster) = connected();
+    assert_eq!(configure(&sidecar, with_ports(&[9000])), SidecarReply::Configured);
+    // Both ports are looked for together: once the app's is open in the pod, the other one would be.
+    let _app = sidecar.namespace.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, 8080))).unwrap();
+    eventually("the app's port is open in the pod", || {
+        cluster.namespace.run(|| TcpStream::connect((CLUSTER_IP, 8080))).ok()
+    });
+    for address in [CLUSTER_IP.into(), std::net::IpAddr::from(Ipv4Addr::LOCALHOST), Ipv6Addr::LOCALHOST.into()] {
+        let refused = cluster.namespace.run(|| TcpStream::connect((address, 9000))).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "{address}");
+    }
+}
