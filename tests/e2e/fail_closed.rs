@@ -14,7 +14,7 @@ use crate::support::{
     NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, docker, kubectl, staging, until, world,
 };
 
-const APP: &str = "tpdocker-e2e-app";
+const APP: &str = "tpdocker-e2e-closed";
 /// A word of the app's questions to the resolver that is in no other packet of this machine.
 const QUESTION: &str = "tpdocker-must-not-leak";
 /// The tap's buffer: it sees all traffic of the machine, in bursts.

@@ -12,7 +12,7 @@ use crate::support::{
     until, world,
 };
 
-const APP: &str = "tpdocker-e2e-app";
+const APP: &str = "tpdocker-e2e-reach";
 
 /// `run --swap servicename` of a Python script.
 fn python(flags: &[&str], script: &str) -> Tpdocker {
@@ -48,9 +48,14 @@ impl Drop for Network {
     fn drop(&mut self) {
         let members = docker(&["ps", "-aq", "--filter", &format!("network={}", self.name)]);
         for member in members.lines() {
-            docker(&["rm", "-f", member]);
+            // One that is just going by itself (`--rm`) is no failure.
+            let removed = Command::new("docker").args(["rm", "-f", member]).output().unwrap();
+            print!("{}", String::from_utf8_lossy(&removed.stderr));
         }
-        docker(&["network", "rm", self.name]);
+        until("the network to be empty", PATIENCE, || {
+            let removed = Command::new("docker").args(["network", "rm", self.name]).output().unwrap();
+            if removed.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&removed.stderr).into_owned()) }
+        });
     }
 }
 
