@@ -5,7 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::time::Duration;
 
+use bollard::errors::Error as ApiError;
 use bollard::models::{ContainerInspectResponse, EndpointSettings, EventMessage, NetworkInspect};
 use bollard::query_parameters::{EventsOptions, InspectNetworkOptions, ListContainersOptions, WaitContainerOptions};
 use futures_util::stream::BoxStream;
@@ -20,6 +22,8 @@ use super::sidecar::{DEFAULT_NETWORK, Sidecar};
 
 /// Events after which the neighbours may be others.
 const TELLING: [&str; 4] = ["connect", "disconnect", "rename", "start"];
+/// Pause before an engine that broke off is asked again.
+const WATCH_AGAIN: Duration = Duration::from_secs(1);
 /// What was under way when the engine was lost.
 const DOING: &str = "telling about the sidecar's networks";
 
@@ -58,17 +62,18 @@ impl Engine {
         }))
     }
 
-    /// Resolves when the sidecar container does not run any more; the network namespace is without its owner then.
+    /// Resolves when the sidecar container does not run any more; the network namespace is without its owner then. An
+    /// engine that does not answer is asked again: whoever needs it says so.
     pub async fn sidecar_ended(&self, sidecar: &Sidecar) -> EngineError {
-        let options = WaitContainerOptions { condition: "not-running".to_owned() };
-        match self.api.wait_container(&sidecar.id, Some(options)).boxed().next().await {
-            Some(Ok(_) | Err(bollard::errors::Error::DockerContainerWaitError { .. })) => (),
-            Some(Err(error)) if is_missing(&error) => (),
-            Some(Err(error)) => return EngineError::lost("watching the sidecar", error),
-            None => {
-                let source = std::io::Error::from(std::io::ErrorKind::UnexpectedEof);
-                return EngineError::Lost { doing: "watching the sidecar", source: Box::new(source) };
+        loop {
+            let options = WaitContainerOptions { condition: "not-running".to_owned() };
+            match self.api.wait_container(&sidecar.id, Some(options)).boxed().next().await {
+                Some(Ok(_) | Err(ApiError::DockerContainerWaitError { .. })) => break,
+                Some(Err(error)) if is_missing(&error) => break,
+                Some(Err(error)) => tracing::info!(%error, "the sidecar cannot be watched"),
+                None => tracing::info!("the engine stopped watching the sidecar"),
             }
+            tokio::time::sleep(WATCH_AGAIN).await;
         }
         EngineError::SidecarEnded { name: sidecar.name.clone() }
     }
