@@ -55,7 +55,7 @@ codes! {
     Image = 86, "image";
     /// The engine refused the container: port already bound, name in use, bad mount.
     Container = 87, "container";
-    /// The tunnel could not be built or was lost.
+    /// The tunnel could not be built or was lost, or its sidecar container is gone.
     Tunnel = 88, "tunnel";
     /// Somebody else's session holds the workload.
     Held = 89, "held";

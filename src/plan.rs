@@ -116,5 +116,11 @@ fn sidecar(net: &NetSpec) -> String {
     if !net.networks.is_empty() {
         let _ = write!(text, ", networks {}", net.networks.join(", "));
     }
+    for network in &net.bypass {
+        let _ = write!(text, ", {network} reached directly");
+    }
+    for port in &net.host_ports {
+        let _ = write!(text, ", localhost:{} leads to the laptop's localhost:{}", port.container_port, port.host_port);
+    }
     text
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tpdocker_protocol::addr::{Port, Transport};
+use tpdocker_protocol::cidr::Cidr;
 
 /// A whole command line.
 #[derive(Debug, Clone, PartialEq)]
@@ -217,6 +218,19 @@ pub struct NetSpec {
     pub dns: Vec<IpAddr>,
     /// `--network`, in order; the default bridge when empty.
     pub networks: Vec<String>,
+    /// `--bypass`: what is reached from the laptop and not through the tunnel.
+    pub bypass: Vec<Cidr>,
+    /// `--container-to-host`.
+    pub host_ports: Vec<HostPort>,
+}
+
+/// A port of the container's localhost that leads to the laptop's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HostPort {
+    /// Where the app connects to.
+    pub container_port: u16,
+    /// Where somebody listens on the laptop.
+    pub host_port: u16,
 }
 
 /// One published port.

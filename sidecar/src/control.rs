@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tpdocker_protocol::contract::{SIDECAR_CARRIER, SIDECAR_CONTROL};
+use tpdocker_protocol::contract::{SIDECAR_CARRIER, SIDECAR_CONTROL, SIDECAR_HOST_PORT};
 use tpdocker_protocol::control::{SidecarReply, SidecarRequest};
 use tpdocker_tunnel::messages::{MessageError, Messages};
 
@@ -69,6 +69,10 @@ async fn dispatch(mut connection: UnixStream, plane: Arc<DataPlane>) -> Result<(
         SIDECAR_CONTROL => requests(connection, &plane).await,
         SIDECAR_CARRIER => {
             plane.attach(connection);
+            Ok(())
+        }
+        SIDECAR_HOST_PORT => {
+            plane.park(connection);
             Ok(())
         }
         other => Err(io::Error::new(io::ErrorKind::InvalidData, format!("unknown role {other}")).into()),

@@ -24,8 +24,11 @@ use crate::capture::{Capture, CaptureConfig, CaptureError, Cidr, Injector, Rules
 use crate::deliver::Delivery;
 use crate::files::{self, FileError};
 use crate::hold::Hold;
+use crate::host_ports::{HostPortError, HostPorts};
 use crate::link::{Generation, Link};
+use crate::names::{Names, Table};
 use crate::podip::{AddressError, Changes, PodAddresses};
+use crate::ports::OwnPorts;
 use crate::relay::Arrivals;
 use crate::{control, deliver, ports, relay};
 
@@ -83,6 +86,8 @@ pub(crate) enum ConfigureError {
     Bypass(#[from] CaptureError),
     #[error("the pod's address cannot be had: {0}")]
     Address(#[from] AddressError),
+    #[error(transparent)]
+    HostPort(#[from] HostPortError),
 }
 
 /// What the connections of the CLI share.
@@ -95,6 +100,8 @@ pub(crate) struct DataPlane {
     delivery: Arc<Delivery>,
     expected_tx: watch::Sender<Expected>,
     hold_rx: watch::Receiver<Hold>,
+    names: Arc<Names>,
+    host_ports: HostPorts,
     status_tx: watch::Sender<SidecarStatus>,
 }
 
@@ -122,7 +129,9 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let callers = Callers::install();
     let addresses = PodAddresses::open().map_err(DataPlaneError::Addresses)?;
     let changes = Changes::subscribe().map_err(DataPlaneError::Addresses)?;
-    let app_ports = ports::Watch::new(PORTS_INTERVAL).map_err(DataPlaneError::Ports)?.without(redirected.ports());
+    let own_ports = OwnPorts::default();
+    own_ports.add(redirected.ports());
+    let app_ports = ports::Watch::new(PORTS_INTERVAL).map_err(DataPlaneError::Ports)?.without(own_ports.clone());
     let listener = control::bind(&options.socket)
         .map_err(|source| DataPlaneError::Socket { path: options.socket.clone(), source })?;
     let status = SidecarStatus { capture: Some(rules.kind().to_owned()), ..SidecarStatus::default() };
@@ -132,6 +141,8 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let arrivals = Arc::new(Arrivals::default());
     let (hold_tx, hold_rx) = watch::channel(Hold::default());
     let (expected_tx, expected_rx) = watch::channel(Expected::default());
+    let names = Arc::new(Names::default());
+    let answers = relay::Answers { names: Arc::clone(&names), injector: injector.clone() };
     let plane = Arc::new(DataPlane {
         options,
         rules: Mutex::new(rules),
@@ -141,11 +152,13 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         delivery: Arc::new(Delivery::new(callers, hold_rx.clone())),
         expected_tx,
         hold_rx,
+        names,
+        host_ports: HostPorts::new(own_ports),
         status_tx: watch::Sender::new(status),
     });
     plane.trial().await;
     let outcome = tokio::select! {
-        error = relay::outgoing(captured, Arc::clone(&link), Arc::clone(&arrivals)) => Err(DataPlaneError::Queue(error)),
+        error = relay::outgoing(captured, Arc::clone(&link), Arc::clone(&arrivals), answers) => Err(DataPlaneError::Queue(error)),
         () = relay::arrive(redirected, arrivals) => Ok(()),
         () = control::serve(listener, Arc::clone(&plane)) => Ok(()),
         error = announce(app_ports, &plane, expected_rx, hold_tx) => Err(DataPlaneError::Ports(error)),
@@ -225,13 +238,16 @@ impl DataPlane {
     /// Checks everything, then changes it.
     pub(crate) async fn configure(&self, config: &SidecarConfig) -> Result<(), ConfigureError> {
         let bypass = config.bypass.iter().map(|text| text.parse().map_err(|_| ConfigureError::Network(text.clone())));
-        let bypass: Vec<Cidr> = bypass.collect::<Result<_, _>>()?;
+        let mut bypass: Vec<Cidr> = bypass.collect::<Result<_, _>>()?;
+        bypass.extend(files::addresses_of(&self.options.hosts, &config.host_names)?.into_iter().map(Cidr::host));
+        self.host_ports.set(&config.host_ports)?;
         self.rules.lock().await.set_bypass(&bypass)?;
         {
             let mut addresses = self.addresses.lock().await;
             let now = addresses.set(&config.pod_ips, &bypass)?;
             self.rules.lock().await.set_addresses(now)?;
         }
+        self.names.set(Table::new(config.resolv_conf.as_deref().unwrap_or_default(), &config.siblings));
         if let Some(content) = &config.resolv_conf {
             files::write_in_place(&self.options.resolv_conf, content)?;
         }
@@ -257,6 +273,11 @@ impl DataPlane {
             tracing::warn!("the app does not see its callers' addresses: {problem}");
         }
         self.status_tx.send_modify(|status| status.own_source = problem);
+    }
+
+    /// Keeps a connection of the CLI for an app that connects to one of the laptop's ports.
+    pub(crate) fn park(&self, connection: UnixStream) {
+        self.host_ports.park(connection);
     }
 
     /// Starts a tunnel over a carrier, in place of an older one: the CLI has a reason to bring a new one.

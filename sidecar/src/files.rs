@@ -5,6 +5,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 /// Around our lines in `/etc/hosts`, so that they can be replaced.
@@ -19,10 +20,29 @@ pub struct FileError {
     error: io::Error,
 }
 
-/// Gives `path` a new content and keeps its inode.
+/// Gives `path` a new content and keeps its inode. One that has it already is left alone: while a file is being written
+/// its readers see a part of it.
 pub fn write_in_place(path: &Path, content: &str) -> Result<(), FileError> {
+    if fs::read(path).is_ok_and(|old| old == content.as_bytes()) {
+        return Ok(());
+    }
     let write = || OpenOptions::new().write(true).truncate(true).open(path)?.write_all(content.as_bytes());
     write().map_err(|error| FileError { path: path.to_owned(), error })
+}
+
+/// The addresses of `names` in what the engine has written into the hosts file at `path` (hosts(5)); what
+/// [`set_extra_hosts`] has added is the cluster's.
+pub fn addresses_of(path: &Path, names: &[String]) -> Result<Vec<IpAddr>, FileError> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let hosts = fs::read_to_string(path).map_err(|error| FileError { path: path.to_owned(), error })?;
+    let address = |line: &str| {
+        let mut words = line.split('#').next()?.split_whitespace();
+        let address = words.next()?.parse().ok()?;
+        words.any(|word| names.iter().any(|name| name.eq_ignore_ascii_case(word))).then_some(address)
+    };
+    Ok(with_extra_hosts(&hosts, &[]).lines().filter_map(address).collect())
 }
 
 /// Puts `lines` at the end of the hosts file at `path`, instead of those of an earlier call.
@@ -78,6 +98,19 @@ mod tests {
         assert!(second.starts_with(docker) && !second.contains("one") && second.contains("\n10.0.0.3 three\n"));
         assert_eq!(with_extra_hosts(&second, &["10.0.0.3 three".into()]), second);
         assert_eq!(with_extra_hosts(&second, &[]), docker);
+    }
+
+    #[test]
+    fn addresses_of_names_are_read_as_resolvers_read_them() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let hosts = "127.0.0.1 localhost\n172.17.0.1\tother HOST.docker.internal\n# 1.1.1.1 host.docker.internal\n\
+                     fd00::1 host.docker.internal # and so on\n2.2.2.2 x # host.docker.internal\n";
+        write_in_place(file.path(), hosts).unwrap();
+        let names = ["host.docker.internal".to_owned()];
+        let expected: [IpAddr; 2] = ["172.17.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        set_extra_hosts(file.path(), &["10.0.0.1 host.docker.internal".into()]).unwrap();
+        assert_eq!(addresses_of(file.path(), &names).unwrap(), expected);
+        assert!(addresses_of(Path::new("/nowhere"), &[]).unwrap().is_empty());
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //! - [`ports`] — what the app listens on; [`hold`] — what the cluster finds open while it is restarted;
 //! - [`link`] — the tunnel of the moment;
 //! - [`relay`] — what the app sends; [`deliver`] — what the cluster sends, [`callers`] — from whose address;
+//! - [`names`] — siblings on Docker networks; [`host_ports`] — the laptop's localhost;
 //! - [`control`] — the Unix socket; [`files`] — the files of the pod; [`health`] — the engine's health check.
 
 pub mod args;
@@ -25,7 +26,9 @@ pub mod files;
 pub mod health;
 mod hold;
 pub mod holder;
+mod host_ports;
 mod link;
+mod names;
 mod podip;
 pub mod ports;
 mod relay;

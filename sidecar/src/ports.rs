@@ -20,6 +20,7 @@ use std::{
     fs, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     ops::RangeInclusive,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -60,6 +61,11 @@ const KINDS: [(Transport, u8, u8, [&str; 2]); 2] = [
 /// A socket that listens: what the proxy has to know of it, and its inode.
 pub type Sockets = BTreeSet<(Listener, u32)>;
 
+/// TCP ports of the loopback addresses on which the sidecar itself listens. One is added before it is bound, so no look
+/// takes it for the app's.
+#[derive(Debug, Clone, Default)]
+pub struct OwnPorts(Arc<Mutex<BTreeSet<u16>>>);
+
 /// The sockets on which the app listens, as they change.
 #[derive(Debug)]
 pub struct Watch {
@@ -67,7 +73,7 @@ pub struct Watch {
     buffer: Vec<u8>,
     ephemeral: RangeInclusive<u16>,
     declared: BTreeSet<Port>,
-    own: Option<RangeInclusive<u16>>,
+    own: OwnPorts,
     ticks: Interval,
     last: Option<Sockets>,
 }
@@ -89,6 +95,22 @@ struct Bound {
     inode: u32,
 }
 
+impl OwnPorts {
+    /// These belong to the sidecar, too.
+    pub fn add(&self, ports: impl IntoIterator<Item = u16>) {
+        self.lock().extend(ports);
+    }
+
+    fn has(&self, port: u16) -> bool {
+        self.lock().contains(&port)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeSet<u16>> {
+        // A set is whole after every operation.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Watch {
     /// Looks every `interval`, in the network namespace of the calling thread, which has to be within a tokio runtime.
     /// One look takes about 0.1 ms, however many connections there are, so every 100 ms is cheap.
@@ -97,7 +119,8 @@ impl Watch {
         let ephemeral = parse_range(&fs::read_to_string(EPHEMERAL)?).unwrap_or(USUAL_EPHEMERAL);
         let source = Source::Diagnostics(Socket::open(SockProtocol::NetlinkSockDiag)?);
         let buffer = vec![0; BUFFER];
-        let mut watch = Self { source, buffer, ephemeral, declared: BTreeSet::new(), own: None, ticks, last: None };
+        let mut watch =
+            Self { source, buffer, ephemeral, declared: BTreeSet::new(), own: OwnPorts::default(), ticks, last: None };
         if let Err(error) = watch.look() {
             tracing::info!(%error, "the kernel has no socket diagnostics, reading /proc/net instead");
             watch.source = Source::Proc;
@@ -105,10 +128,10 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Leaves out the sidecar's own listeners, which have these ports of the loopback addresses.
+    /// Leaves out the sidecar's own listeners.
     #[must_use]
-    pub fn without(mut self, own: RangeInclusive<u16>) -> Self {
-        self.own = Some(own);
+    pub fn without(mut self, own: OwnPorts) -> Self {
+        self.own = own;
         self
     }
 
@@ -159,7 +182,7 @@ impl Watch {
     }
 
     fn is_apps_loopback(&self, port: Port) -> bool {
-        port.transport == Transport::Tcp && self.own.as_ref().is_none_or(|own| !own.contains(&port.number))
+        port.transport == Transport::Tcp && !self.own.has(port.number)
     }
 }
 
@@ -359,7 +382,9 @@ mod tests {
         let by_diagnostics = watch();
         assert!(matches!(by_diagnostics.source, Source::Diagnostics(_)));
         for watch in [by_diagnostics, Watch { source: Source::Proc, ..watch() }] {
-            let mut watch = watch.without(number(&own)..=number(&own));
+            let ours = OwnPorts::default();
+            ours.add([number(&own)]);
+            let mut watch = watch.without(ours);
             let sockets = watch.look().unwrap();
             for (listener, expected) in &listeners {
                 assert_eq!(scopes(&sockets, tcp(number(listener))), *expected, "{listener:?}");

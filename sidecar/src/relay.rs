@@ -16,8 +16,9 @@ use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Target};
 use tpdocker_protocol::errno::Errno;
 use tpdocker_tunnel::{Datagram, Echo, OpenError, Stream, splice};
 
-use crate::capture::{Captured, CapturedPackets, Connection, HeldSyn, Redirected};
+use crate::capture::{Captured, CapturedPackets, Connection, HeldSyn, Injector, Redirected};
 use crate::link::{Generation, HOLD_TIMEOUT, Link};
+use crate::names::{self, Names};
 
 /// Connections that may be held at a time. One more is answered with silence: the app's kernel sends its SYN again
 /// after a second, when there is room.
@@ -42,14 +43,30 @@ struct Expected {
     arrival_tx: oneshot::Sender<TcpStream>,
 }
 
+/// What is answered here and not by the cluster: names of siblings.
+#[derive(Debug, Clone)]
+pub(crate) struct Answers {
+    pub(crate) names: Arc<Names>,
+    pub(crate) injector: Injector,
+}
+
 /// Takes captured packets until the queue breaks.
-pub(crate) async fn outgoing(mut captured: CapturedPackets, link: Arc<Link>, arrivals: Arc<Arrivals>) -> io::Error {
+pub(crate) async fn outgoing(
+    mut captured: CapturedPackets,
+    link: Arc<Link>,
+    arrivals: Arc<Arrivals>,
+    answers: Answers,
+) -> io::Error {
     let places = Arc::new(Semaphore::new(MAX_HELD));
     loop {
         match captured.next().await {
             Err(error) => return error,
             Ok(Captured::Udp { app, remote, payload }) => {
-                if let Some(tunnel) = link.tunnel() {
+                if let Some(answer) = answers.names.answer(remote.0, &payload) {
+                    if let Err(error) = answers.injector.udp_reply(app, remote, &answer) {
+                        tracing::debug!("the address of a sibling did not reach the app: {error}");
+                    }
+                } else if let Some(tunnel) = link.tunnel() {
                     tunnel.send_datagram(Datagram { app, remote, payload });
                 }
             }
@@ -62,10 +79,15 @@ pub(crate) async fn outgoing(mut captured: CapturedPackets, link: Arc<Link>, arr
                 Err(_) => held.refuse(Errno::ETIMEDOUT),
                 Ok(place) => {
                     let (link, arrivals) = (Arc::clone(&link), Arc::clone(&arrivals));
+                    let table = answers.names.table(held.remote.0);
                     tokio::spawn(async move {
                         let connected = connect(held, &link, &arrivals).await;
                         drop(place);
-                        if let Some((stream, socket)) = connected {
+                        let Some((stream, socket)) = connected else { return };
+                        if let Some(table) = table {
+                            let ended = names::serve(table, stream, socket).await;
+                            tracing::debug!("questions of the app: {ended:?}");
+                        } else {
                             let report = splice(stream, socket).await;
                             tracing::debug!("connection of the app: {report:?}");
                         }

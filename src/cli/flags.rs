@@ -106,6 +106,10 @@ const fn ours(long: &'static str, arity: Arity, apply: Apply, help: &'static str
     Flag { origin: Origin::Tpdocker, ..docker(long, arity, Acts::Session, apply, help) }
 }
 
+const fn on_sidecar(flag: Flag) -> Flag {
+    Flag { acts: Acts::Sidecar, ..flag }
+}
+
 const fn short(letter: char, flag: Flag) -> Flag {
     Flag { short: Some(letter), ..flag }
 }
@@ -128,6 +132,18 @@ pub static FLAGS: &[Flag] = &[
     ours("context", Value("NAME"), value::context, "Context of the kubeconfig; its current one when absent"),
     ours("proxy-image", Value("REF"), value::proxy_image, "Proxy image, when not the one that belongs to this binary"),
     ours("hold", Value("DURATION"), value::hold, "How long callers wait while the app restarts; 0 refuses (10s)"),
+    repeatable(on_sidecar(ours(
+        "bypass",
+        Value("CIDR"),
+        value::bypass,
+        "Reach this network from the laptop and not through the tunnel",
+    ))),
+    repeatable(on_sidecar(ours(
+        "container-to-host",
+        Value("PORT[:HOST_PORT]"),
+        value::container_to_host,
+        "Lead a port of the container's localhost to the laptop's",
+    ))),
     ours("dry-run", Switch, value::dry_run, "Print the plan and change nothing"),
     ours("output", Value("text|json"), value::output, "How steps and errors are told on stderr"),
     repeatable(ours("verbose", Switch, value::verbose, "Log to stderr; again for more (after `run`, -v is a volume)")),
@@ -256,6 +272,8 @@ static FROM_ELSEWHERE: &[(&str, &str)] = &[
     ("service", "--swap"),
     ("docker-run", "nothing: the arguments of `tpdocker run` are those of `docker run`"),
     ("kube-context", "--context"),
+    ("also-proxy", "nothing: all traffic is the cluster's, and --bypass names what is not"),
+    ("never-proxy", "--bypass"),
 ];
 
 /// The rows above, as the grammar asks for them.

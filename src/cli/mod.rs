@@ -26,6 +26,7 @@ mod tests;
 mod value;
 
 pub use error::{UsageError, ValueError};
+pub use value::bypass_network;
 
 /// What the command line may look at beside itself.
 pub struct Surroundings<'a> {

@@ -4,17 +4,21 @@
 //! starts Compose; the sidecars are Compose's containers then, and the tunnels are built as they appear. Each service
 //! starts when its sidecar is healthy, which is when its tunnel carries traffic.
 
+use std::convert::Infallible;
+use std::io;
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{join_all, try_join_all};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::Child;
+use tokio::time::timeout;
 
 use super::undo;
 use crate::compose::client::{Compose, ComposeError};
 use crate::compose::project::{Attachment, Project, SwapService, sidecar_name};
-use crate::docker::Engine;
+use crate::docker::{Engine, EngineError};
 use crate::error::{Bug, Code, Error, Explain};
 use crate::event::Reporter;
 use crate::image;
@@ -23,10 +27,13 @@ use crate::session::identity::Identity;
 use crate::session::rundir::{self, SessionRecord};
 use crate::session::signals::Signals;
 use crate::session::{Attached, Session, environment, find, proxy_of};
-use crate::settings::{ClusterSettings, ComposeAction, ComposeSettings, Hold};
+use crate::settings::{ClusterSettings, ComposeAction, ComposeSettings, Hold, NetSpec};
 
 /// How long `down` waits for a session in another terminal: a restore waits for the original's pods.
 const SESSION_ENDS_WITHIN: Duration = Duration::from_mins(4);
+/// How long Compose may take from the end of a sidecar to its own, when it was Compose that stopped it: the time that
+/// other containers have to stop, and some.
+const COMPOSE_ENDS_WITHIN: Duration = Duration::from_secs(15);
 /// Between two looks whether it has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -59,6 +66,7 @@ struct Member {
     service: String,
     session: Session,
     hold: Hold,
+    net: NetSpec,
 }
 
 async fn up(
@@ -74,7 +82,7 @@ async fn up(
         received = signals.end() => return Ok(received.exit_code()),
     };
     let (engine, members) = prepared;
-    let outcome = attend(compose, &mut project, &members, &mut signals, console).await;
+    let outcome = attend(&engine, compose, &mut project, &members, &mut signals, console).await;
     console.resume();
     let services: Vec<String> =
         members.iter().flat_map(|member| [member.service.clone(), sidecar_name(&member.service)]).collect();
@@ -102,7 +110,7 @@ async fn prepare(
     let engine = Engine::connect().await?;
     engine.ensure_sidecar_image(reporter).await?;
     let mut members = Vec::new();
-    for SwapService { service, swap, cluster, hold } in swaps {
+    for SwapService { service, swap, cluster, net, hold } in swaps {
         let cluster = ClusterSettings {
             context: cluster.context.or_else(|| settings.cluster.context.clone()),
             namespace: cluster.namespace.or_else(|| settings.cluster.namespace.clone()),
@@ -114,13 +122,14 @@ async fn prepare(
             reporter.notice(note.to_string());
         }
         let session = Session::new(identity, found, deployment, Some(name.to_owned()), reporter.clone())?;
-        members.push(Member { service, session, hold });
+        members.push(Member { service, session, net, hold });
     }
     Ok((engine, members))
 }
 
 /// From the first change to the end of `docker compose up`.
 async fn attend(
+    engine: &Engine,
     compose: &Compose<'_>,
     project: &mut Project,
     members: &[Member],
@@ -134,6 +143,7 @@ async fn attend(
         })) => attached?,
         received = signals.end() => return Ok(received.exit_code()),
     };
+    let host_gateway = engine.has_host_gateway().await?;
     for (member, attached) in members.iter().zip(&attached) {
         project.attach(&Attachment {
             service: &member.service,
@@ -141,40 +151,65 @@ async fn attend(
             sidecar_image: image::sidecar().reference(),
             run_dir: &member.session.run_dir.shared(),
             hostname: &attached.pod.hostname,
+            host_gateway,
             env: &environment::of_pod(&attached.pod, member.session.original()),
         })?;
     }
     console.quiet_live(TerminalMode::Cooked);
     let mut child = compose.up(project).await?;
-    let mut links = std::pin::pin!(keep_swapped(members, &attached));
-    let mut linked = false;
+    let mut links = std::pin::pin!(keep_swapped(engine, members, &attached));
     loop {
         tokio::select! {
-            status = child.wait() => {
-                let status = status.map_err(ComposeError::Pipe)?;
-                return Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1));
-            }
-            outcome = &mut links, if !linked => {
-                linked = true;
-                if let Err(error) = outcome {
-                    stop(&mut child).await?;
-                    return Err(error);
+            status = child.wait() => return exit_code(status),
+            end = &mut links => {
+                // When Compose stops all of its containers it stops the sidecars among them, and ends.
+                if let End::SidecarGone(_) = &end
+                    && let Ok(status) = timeout(COMPOSE_ENDS_WITHIN, child.wait()).await
+                {
+                    return exit_code(status);
                 }
+                stop(&mut child).await?;
+                return Err(match end {
+                    End::SidecarGone(error) => error.into(),
+                    End::Failed(error) => error,
+                });
             }
             received = signals.next() => send(&child, received.name()),
         }
     }
 }
 
-/// Builds the tunnels as the sidecars appear, and swaps as the apps listen; then keeps the tunnels until dropped.
-async fn keep_swapped(members: &[Member], attached: &[Attached]) -> Result<(), Error> {
+fn exit_code(status: io::Result<ExitStatus>) -> Result<u8, Error> {
+    let status = status.map_err(ComposeError::Pipe)?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+/// Builds the tunnels as the sidecars appear, and swaps as the apps listen; then keeps the tunnels until one of the
+/// sidecars is gone.
+async fn keep_swapped(engine: &Engine, members: &[Member], attached: &[Attached]) -> End {
     let each = members.iter().zip(attached).map(|(member, attached)| async {
-        let link = member.session.link(attached, false, member.hold).await?;
-        member.session.swap(attached).await?;
-        Ok::<_, Error>(link)
+        let link = member.session.link(attached, engine, &member.net, member.hold).await.map_err(End::Failed)?;
+        let swapped = async {
+            member.session.swap(attached).await.map_err(End::Failed)?;
+            std::future::pending::<Result<Infallible, End>>().await
+        };
+        tokio::select! {
+            ended = swapped => ended,
+            gone = link.sidecar_ended() => Err(End::SidecarGone(gone)),
+        }
     });
-    let _links = try_join_all(each).await?;
-    std::future::pending().await
+    match try_join_all(each).await {
+        Err(end) => end,
+        Ok(_) => End::Failed(Bug::new("a Compose project without a session").into()),
+    }
+}
+
+/// Why the tunnels of a project are not kept any more.
+enum End {
+    /// A container that is not ours to bring back.
+    SidecarGone(EngineError),
+    /// A tunnel or a swap.
+    Failed(Error),
 }
 
 /// Passes a signal on to Compose, which stops its containers in order on the first and at once on the second.

@@ -119,7 +119,7 @@ struct Up {
     attached: Attached,
     app: App,
     running: Running,
-    _link: Link,
+    link: Link,
 }
 
 impl Work<'_> {
@@ -147,7 +147,7 @@ impl Work<'_> {
             self.start_sidecar(hostname, &reporter).await
         };
         let (attached, sidecar) = tokio::try_join!(self.session.attach(proxy.clone()), sidecar)?;
-        let link = self.session.link(&attached, !net.dns.is_empty(), *hold).await?;
+        let link = self.session.link(&attached, self.engine, net, *hold).await?;
         let env = environment::merged(environment::of_pod(&attached.pod, self.session.original()), app, net);
         let step = reporter.step("app");
         let session = self.session.identity.id.as_str();
@@ -156,7 +156,7 @@ impl Work<'_> {
         self.console.quiet_live(if app.tty { TerminalMode::Raw } else { TerminalMode::Cooked });
         let running = created.run(stdio).await?;
         step.done(format!("{} in container {}", app.image, &created.id()[..12.min(created.id().len())]));
-        Ok(Up { attached, app: created, running, _link: link })
+        Ok(Up { attached, app: created, running, link })
     }
 
     async fn start_sidecar(&self, hostname: String, reporter: &Reporter) -> Result<Sidecar, Error> {
@@ -181,7 +181,8 @@ impl Work<'_> {
 
     /// From the app's start to its end: one loop puts the app, the swap and the signals in order.
     async fn attend(&self, up: Up, signals: &mut Signals) -> Result<u8, Error> {
-        let Up { attached, app, mut running, _link } = up;
+        let Up { attached, app, mut running, link } = up;
+        let mut sidecar_ended = std::pin::pin!(link.sidecar_ended());
         let mut swap = std::pin::pin!(self.session.swap(&attached));
         let mut swapped = false;
         let mut reader_gone = std::pin::pin!(running.reader_gone());
@@ -197,6 +198,10 @@ impl Work<'_> {
                         return Err(error);
                     }
                 },
+                lost = &mut sidecar_ended => {
+                    app.stop(STOP_GRACE).await?;
+                    return Err(lost.into());
+                }
                 received = signals.next() => {
                     app.signal(received.name()).await?;
                     if received.ends() {

@@ -18,8 +18,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, ROLE_APP, ROLE_SIDECAR, SIDECAR_PATH, SIDECAR_RUN_DIR};
 
+use crate::cli::bypass_network;
+use crate::docker::name_the_laptop;
 use crate::error::{Code, Explain};
-use crate::settings::{ClusterSettings, Hold, SwapTarget};
+use crate::settings::{ClusterSettings, Hold, NetSpec, SwapTarget};
 
 /// The extension key of a service.
 const EXTENSION: &str = "x-tpdocker";
@@ -93,6 +95,12 @@ struct Extension {
     namespace: Option<String>,
     context: Option<String>,
     hold: Option<String>,
+    /// As `--bypass`.
+    #[serde(default)]
+    bypass: Vec<String>,
+    /// As `--container-to-host`; YAML reads a port alone as a number.
+    #[serde(default, rename = "container-to-host")]
+    container_to_host: Vec<Value>,
 }
 
 /// One service that is to be swapped in.
@@ -106,6 +114,8 @@ pub struct SwapService {
     pub cluster: ClusterSettings,
     /// As for `tpdocker run --hold`.
     pub hold: Hold,
+    /// What the session has to know of the service's network; Compose sets it up.
+    pub net: NetSpec,
 }
 
 /// What a running session gives to its service.
@@ -121,6 +131,8 @@ pub struct Attachment<'a> {
     pub run_dir: &'a Path,
     /// The pod's host name.
     pub hostname: &'a str,
+    /// Whether the engine knows an address for `host-gateway`.
+    pub host_gateway: bool,
     /// The pod's environment; the service's own variables win.
     pub env: &'a [(String, String)],
 }
@@ -203,8 +215,7 @@ pub fn sidecar_name(service: &str) -> String {
 }
 
 fn swap_of(name: &str, service: &Value, extension: &Value) -> Result<SwapService, ProjectError> {
-    let wrong =
-        |source: Box<dyn std::error::Error + Send + Sync>| ProjectError::Extension { service: name.into(), source };
+    let wrong = |source: Cause| ProjectError::Extension { service: name.into(), source };
     let extension: Extension = serde_json::from_value(extension.clone()).map_err(|error| wrong(error.into()))?;
     if let Some(mode) = service["network_mode"].as_str().filter(|mode| *mode != "bridge") {
         return Err(ProjectError::NetworkMode { service: name.into(), mode: mode.into() });
@@ -214,6 +225,12 @@ fn swap_of(name: &str, service: &Value, extension: &Value) -> Result<SwapService
         swap: extension.swap.parse::<SwapTarget>().map_err(|error| wrong(error.into()))?,
         cluster: ClusterSettings { context: extension.context, namespace: extension.namespace },
         hold: extension.hold.map_or(Ok(Hold::default()), |hold| hold.parse()).map_err(|error| wrong(error.into()))?,
+        net: NetSpec {
+            add_hosts: texts(&service["extra_hosts"]),
+            bypass: collected(extension.bypass.iter().map(|text| bypass_network(text))).map_err(wrong)?,
+            host_ports: collected(extension.container_to_host.iter().map(|port| text(port).parse())).map_err(wrong)?,
+            ..NetSpec::default()
+        },
     })
 }
 
@@ -234,6 +251,11 @@ fn join(service: &mut Map<String, Value>, sidecar_name: &str, attachment: &Attac
 /// The sidecar's service, with what it takes over.
 fn sidecar(mut moved: Map<String, Value>, attachment: &Attachment<'_>) -> Result<Value, ProjectError> {
     moved.entry("hostname").or_insert_with(|| json!(attachment.hostname));
+    if attachment.host_gateway {
+        let mut hosts = texts(moved.get("extra_hosts").unwrap_or(&Value::Null));
+        name_the_laptop(&mut hosts);
+        moved.insert("extra_hosts".into(), json!(hosts));
+    }
     if let Some(networks) = moved.get_mut("networks") {
         alias(networks, attachment.service)?;
     }
@@ -260,6 +282,22 @@ fn sidecar(mut moved: Map<String, Value>, attachment: &Attachment<'_>) -> Result
         moved.extend(own);
     }
     Ok(Value::Object(moved))
+}
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+fn collected<T, E: Into<Cause>>(parsed: impl Iterator<Item = Result<T, E>>) -> Result<Vec<T>, Cause> {
+    parsed.collect::<Result<_, _>>().map_err(Into::into)
+}
+
+/// A string as it is, and anything else as YAML would have it.
+fn text(value: &Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// The strings of a list; none when it is absent.
+fn texts(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(|text| Some(text.as_str()?.to_owned())).collect()
 }
 
 /// Siblings go on finding the service under its own name.
@@ -313,6 +351,7 @@ mod tests {
             sidecar_image: "tpdocker/sidecar:1",
             run_dir: Path::new("/run/user/1000/tpdocker/s1"),
             hostname: "web-abc",
+            host_gateway: true,
             env,
         };
         project.attach(&attachment).unwrap();
@@ -338,6 +377,7 @@ mod tests {
         assert_eq!(sidecar["networks"]["default"]["aliases"], json!(["web"]));
         assert_eq!(sidecar["networks"]["back"]["aliases"], json!(["w", "web"]));
         assert_eq!(sidecar["hostname"], "web-abc");
+        assert_eq!(sidecar["extra_hosts"], json!(["a=1.2.3.4", "host.docker.internal:host-gateway"]));
         assert_eq!(sidecar["cap_add"], json!(["NET_ADMIN", "NET_RAW"]));
         assert_eq!(services["cache"], json!({"image": "redis"}));
     }
@@ -353,12 +393,26 @@ mod tests {
     }
 
     #[test]
+    fn what_the_app_reaches_of_the_laptop_is_said_as_on_the_command_line() {
+        let extension = json!({"swap": "s", "bypass": ["10.1.0.0/16"], "container-to-host": [9000, "9001:80"]});
+        let swaps = project(&json!({"extra_hosts": ["me=host-gateway"], "x-tpdocker": extension})).swaps().unwrap();
+        let NetSpec { bypass, host_ports, add_hosts, .. } = &swaps[0].net;
+        assert_eq!(bypass[0].to_string(), "10.1.0.0/16");
+        let ports: Vec<_> = host_ports.iter().map(|port| (port.container_port, port.host_port)).collect();
+        assert_eq!(ports, [(9000, 9000), (9001, 80)]);
+        assert_eq!(add_hosts, &["me=host-gateway"]);
+    }
+
+    #[test]
     fn a_project_without_the_key_with_an_unknown_key_or_without_a_namespace_of_its_own_is_refused() {
         assert!(matches!(project(&json!({})).swaps(), Err(ProjectError::NothingToSwap)));
         let hold = project(&json!({"x-tpdocker": {"swap": "s", "hold": "a while"}}));
         assert!(matches!(hold.swaps(), Err(ProjectError::Extension { .. })));
         let typo = project(&json!({"x-tpdocker": {"swap": "s", "namspace": "staging"}}));
         assert!(matches!(typo.swaps(), Err(ProjectError::Extension { .. })));
+        for wrong in [json!({"swap": "s", "bypass": ["office"]}), json!({"swap": "s", "container-to-host": [0]})] {
+            assert!(matches!(project(&json!({"x-tpdocker": wrong})).swaps(), Err(ProjectError::Extension { .. })));
+        }
         let host = project(&json!({"network_mode": "host", "x-tpdocker": {"swap": "s"}}));
         assert!(matches!(host.swaps(), Err(ProjectError::NetworkMode { .. })));
     }

@@ -154,6 +154,12 @@ pub enum EngineError {
         /// The engine's sentence.
         message: String,
     },
+    /// The sidecar ran, and does not any more; the app is cut off from everything.
+    #[error("the sidecar container {name} was stopped or removed, and the app's network went with it")]
+    SidecarEnded {
+        /// Its name.
+        name: String,
+    },
     /// The user's container could not be run.
     #[error("the Docker engine could not run the container: {message}")]
     Daemon {
@@ -232,6 +238,7 @@ impl Explain for EngineError {
             | Self::Sidecar { .. }
             | Self::LeftBehind { .. } => Code::Container,
             Self::NetworkUnfit { .. } | Self::NotATerminal => Code::Usage,
+            Self::SidecarEnded { .. } => Code::Tunnel,
             Self::Daemon { .. } => Code::DockerDaemon,
             Self::CannotInvoke { .. } => Code::CannotInvoke,
             Self::NotFound { .. } => Code::NotFound,
@@ -273,6 +280,7 @@ impl Explain for EngineError {
             | Self::CredentialHelper { .. }
             | Self::Mount { .. }
             | Self::Sidecar { .. }
+            | Self::SidecarEnded { .. }
             | Self::Daemon { .. }
             | Self::CannotInvoke { .. }
             | Self::NotFound { .. } => return None,

@@ -8,6 +8,7 @@
 //! - `engine`: which engine, and whether it can be used (`endpoint` and `config` say where it is);
 //! - `images`: the image of the user's container, and `carried`: ours (`credentials` for registries);
 //! - `sidecar`: the container that owns the network;
+//! - `neighbours`: who else is on its networks;
 //! - `app`: the user's container, from its creation to its exit code;
 //! - `streams`: its stdin, stdout and stderr (`stdio` is our end, `hijack` the connection, `frames` the format on it,
 //!   `terminal` what a TTY needs);
@@ -26,6 +27,7 @@ mod frames;
 mod hijack;
 mod holder;
 mod images;
+mod neighbours;
 mod sidecar;
 mod stdio;
 mod streams;
@@ -35,6 +37,7 @@ pub use app::{App, Exit, Running};
 pub use engine::Engine;
 pub use error::EngineError;
 pub use images::ImageFacts;
-pub use sidecar::{Sidecar, SidecarSpec};
+pub use neighbours::{Joined, Neighbours};
+pub use sidecar::{DEFAULT_NETWORK, HOST_GATEWAY, HOST_NAME, Sidecar, SidecarSpec, name_the_laptop};
 pub use stdio::Stdio;
 pub use terminal::Window;

@@ -29,7 +29,13 @@ const CAPABILITIES: [&str; 2] = ["NET_ADMIN", "NET_RAW"];
 const LOG_LIMITS: [(&str, &str); 2] = [("max-size", "1m"), ("max-file", "2")];
 
 /// The engine's default network; the only one whose members have no names for each other.
-const DEFAULT_NETWORK: &str = "bridge";
+pub const DEFAULT_NETWORK: &str = "bridge";
+
+/// The name of the laptop. Docker Desktop gives it to every container, so images and compose files count on it.
+/// <https://docs.docker.com/desktop/features/networking/networking-how-tos/>
+pub const HOST_NAME: &str = "host.docker.internal";
+/// What the engine replaces by an address of its own machine that containers reach.
+pub const HOST_GATEWAY: &str = "host-gateway";
 
 /// `--network` values that give no namespace of its own, by prefix: the host's must never be captured, and another
 /// container's belongs to somebody else.
@@ -70,7 +76,13 @@ impl Engine {
             return Err(EngineError::NetworkUnfit { name: name.clone() });
         }
         let options = CreateContainerOptions { name: Some(spec.name.clone()), ..Default::default() };
-        let created = match self.api.create_container(Some(options), self.sidecar_body(spec)).await {
+        let mut body = self.sidecar_body(spec);
+        if let Some(config) = &mut body.host_config
+            && self.has_host_gateway().await?
+        {
+            name_the_laptop(config.extra_hosts.get_or_insert_default());
+        }
+        let created = match self.api.create_container(Some(options), body).await {
             Ok(created) => created,
             Err(error) => return Err(self.explain_sidecar(spec, error).await),
         };
@@ -166,6 +178,14 @@ impl Engine {
     }
 }
 
+/// Adds [`HOST_NAME`], unless the user gave it an address.
+pub fn name_the_laptop(hosts: &mut Vec<String>) {
+    let named = |host: &String| host.strip_prefix(HOST_NAME).is_some_and(|rest| rest.starts_with([':', '=']));
+    if !hosts.iter().any(named) {
+        hosts.push(format!("{HOST_NAME}:{HOST_GATEWAY}"));
+    }
+}
+
 fn is_unfit(network: &str) -> bool {
     UNFIT_NETWORKS.iter().any(|unfit| if unfit.ends_with(':') { network.starts_with(unfit) } else { network == *unfit })
 }
@@ -228,6 +248,17 @@ mod tests {
             assert!(is_port_conflict(message));
             assert!(names_port(message, &publish(8080)), "{message}");
             assert!(!names_port(message, &publish(808)), "{message}");
+        }
+    }
+
+    #[test]
+    fn the_laptop_has_its_name_unless_the_user_gave_it_to_another() {
+        for (given, added) in
+            [("printer:10.9.8.7", 1), ("host.docker.internal:10.9.8.7", 0), ("host.docker.internal=::1", 0)]
+        {
+            let mut hosts = vec![given.to_owned()];
+            name_the_laptop(&mut hosts);
+            assert_eq!(hosts.len(), 1 + added, "{hosts:?}");
         }
     }
 

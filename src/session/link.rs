@@ -5,7 +5,8 @@
 //! sidecar ══ Unix socket ══ CLI (this pump) ══ port-forward ══ proxy
 //! ```
 //! When a carrier is lost, the next one is fetched; when the sidecar's data plane was restarted, it is told its
-//! configuration again. Both go on until the session ends.
+//! configuration again. Both go on until the session ends. So do what changes the configuration (who is on the Docker
+//! networks) and what else runs through the sidecar's socket (the laptop's ports).
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,10 +19,14 @@ use tpdocker_protocol::admission::Role;
 use tpdocker_protocol::control::{SidecarConfig, SidecarStatus};
 
 use super::access::Access;
+use super::reach::Reach;
 use super::sidecar::{self, Sidecar, SidecarError};
+use super::{host_ports, reach};
 use crate::cluster::{ClusterError, PortForward};
+use crate::docker::EngineError;
 use crate::error::Error;
 use crate::event::Reporter;
+use crate::settings::HostPort;
 
 /// First and longest pause between two attempts to get a carrier: a blink of the network costs no second, and a
 /// long outage does not make a busy loop.
@@ -42,6 +47,10 @@ pub struct LinkPlan {
     pub socket: PathBuf,
     /// What the sidecar has to be told at first.
     pub config: SidecarConfig,
+    /// What it has to be told as the Docker networks change.
+    pub reach: Reach,
+    /// Ports of the container that lead to the laptop.
+    pub host_ports: Vec<HostPort>,
 }
 
 /// A link that keeps itself up until it is dropped.
@@ -49,6 +58,7 @@ pub struct LinkPlan {
 pub struct Link {
     /// What the sidecar is doing; `attached` is true while the tunnel carries traffic.
     pub status: watch::Receiver<SidecarStatus>,
+    reach: Reach,
     cancel: CancellationToken,
 }
 
@@ -66,17 +76,31 @@ impl Link {
         let first = Carrier::build(&plan).await?;
         let (config_tx, config_rx) = watch::channel(plan.config.clone());
         let (status_tx, status_rx) = watch::channel(SidecarStatus::default());
-        let link = Self { status: status_rx, cancel: CancellationToken::new() };
+        let link = Self { status: status_rx, reach: plan.reach.clone(), cancel: CancellationToken::new() };
         control.watch().await?;
+        let mut ports = host_ports::Doorway::new(&plan.socket, &plan.host_ports);
+        tokio::spawn(link.cancel.clone().run_until_cancelled_owned(async move { ports.serve().await }));
+        tokio::spawn(
+            link.cancel.clone().run_until_cancelled_owned(reach::follow(plan.reach.clone(), config_tx.clone())),
+        );
         let configured = keep_configured(plan.clone(), control, config_rx, status_tx);
         tokio::spawn(link.cancel.clone().run_until_cancelled_owned(configured));
         tokio::spawn(link.cancel.clone().run_until_cancelled_owned(keep_carried(plan, first, config_tx, reporter)));
         let mut attached = link.status.clone();
-        attached
-            .wait_for(|status| status.attached)
-            .await
-            .map_err(|_| SidecarError::Failed("its data plane went away while the tunnel was built".into()))?;
+        tokio::select! {
+            attached = attached.wait_for(|status| status.attached) => {
+                attached
+                    .map_err(|_| SidecarError::Failed("its data plane went away while the tunnel was built".into()))?;
+            }
+            gone = link.sidecar_ended() => return Err(gone.into()),
+        }
         Ok(link)
+    }
+
+    /// Resolves when the sidecar container does not run any more: nothing that is done here brings it back, since the
+    /// app would stay in the namespace that it has left behind.
+    pub async fn sidecar_ended(&self) -> EngineError {
+        self.reach.sidecar_ended().await
     }
 }
 

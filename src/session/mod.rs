@@ -7,8 +7,10 @@
 
 pub mod access;
 pub mod environment;
+pub mod host_ports;
 pub mod identity;
 pub mod link;
+pub mod reach;
 pub mod rundir;
 pub mod sidecar;
 pub mod signals;
@@ -24,15 +26,17 @@ use tpdocker_protocol::control::{PodView, SidecarConfig, SidecarStatus, SwapReco
 use self::access::Access;
 use self::identity::Identity;
 use self::link::{Link, LinkPlan};
+use self::reach::Reach;
 use self::rundir::{RunDir, SessionRecord};
 use crate::cluster::{
     Cluster, ClusterError, Note, Proxy, ProxySpec, Restored, Workload, control_port, proxy_deployment, swap::since_now,
 };
+use crate::docker::Engine;
 use crate::error::Error;
 use crate::event::{Reporter, Step};
 use crate::image;
 use crate::plan;
-use crate::settings::{ClusterSettings, Hold, SwapTarget};
+use crate::settings::{ClusterSettings, Hold, NetSpec, SwapTarget};
 
 /// How long the proxy's pod may take from its creation until it runs. Init containers of the original run first, and
 /// migrations take their time; a pod that cannot start is said long before.
@@ -168,22 +172,36 @@ impl Session {
         Ok(Attached { access: Arc::new(access), proxy, pod })
     }
 
-    /// Builds the tunnel between the proxy and the sidecar that listens in the session's directory. With
-    /// `own_resolver` the sidecar keeps the resolver that the engine gave it.
-    pub async fn link(&self, attached: &Attached, own_resolver: bool, hold: Hold) -> Result<Link, Error> {
+    /// Builds the tunnel between the proxy and the sidecar that listens in the session's directory. With a `--dns` the
+    /// sidecar keeps the resolver that the engine gave it.
+    pub async fn link(&self, attached: &Attached, engine: &Engine, net: &NetSpec, hold: Hold) -> Result<Link, Error> {
         let step = self.reporter.step("tunnel");
         let config = SidecarConfig {
-            resolv_conf: (!own_resolver).then(|| attached.pod.resolv_conf.clone()),
+            resolv_conf: net.dns.is_empty().then(|| attached.pod.resolv_conf.clone()),
             extra_hosts: self.host_aliases(),
-            bypass: Vec::new(),
             declared: self.workload().ports.clone(),
             hold: hold.0,
             pod_ips: attached.pod.pod_ips.clone(),
+            ..SidecarConfig::default()
         };
-        let plan = LinkPlan { access: Arc::clone(&attached.access), socket: self.run_dir.socket(), config };
+        let socket = self.run_dir.socket();
+        sidecar::wait_listening(&socket).await?;
+        let reach = Reach::of(engine, self.identity.id.as_str(), net).await?;
+        let around = reach.look().await?;
+        for warning in reach::overlaps(&around, &net.bypass, &reach::addresses_of(&attached.pod)) {
+            self.reporter.warn(warning);
+        }
+        let direct = reach::describe(&around, &net.bypass);
+        let plan = LinkPlan {
+            access: Arc::clone(&attached.access),
+            socket,
+            config: reach.configured(config, &around),
+            host_ports: net.host_ports.clone(),
+            reach,
+        };
         let link = Link::up(plan, self.reporter.clone()).await?;
         let SidecarStatus { capture, own_source, .. } = link.status.borrow().clone();
-        step.done(format!("port-forward over WebSocket, capture by {}", capture.unwrap_or_default()));
+        step.done(format!("port-forward over WebSocket, capture by {}{direct}", capture.unwrap_or_default()));
         if let Some(why) = own_source {
             self.reporter.notice(format!("the app does not see the addresses of its callers in the cluster: {why}"));
         }

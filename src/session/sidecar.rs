@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::time::Instant;
-use tpdocker_protocol::contract::{SIDECAR_CARRIER, SIDECAR_CONTROL};
+use tpdocker_protocol::contract::{SIDECAR_CARRIER, SIDECAR_CONTROL, SIDECAR_HOST_PORT};
 use tpdocker_protocol::control::{SidecarConfig, SidecarReply, SidecarRequest, SidecarStatus};
 use tpdocker_tunnel::messages::{MessageError, Messages};
 
@@ -72,9 +72,19 @@ async fn connect(socket: &Path, purpose: u8) -> Result<UnixStream, SidecarError>
     }
 }
 
+/// Waits until the sidecar listens.
+pub async fn wait_listening(socket: &Path) -> Result<(), SidecarError> {
+    connect(socket, SIDECAR_CONTROL).await.map(drop)
+}
+
 /// A connection whose bytes the sidecar takes for those of a carrier.
 pub async fn carrier(socket: &Path) -> Result<UnixStream, SidecarError> {
     connect(socket, SIDECAR_CARRIER).await
+}
+
+/// A connection that waits until the app connects to one of the laptop's ports.
+pub async fn host_port(socket: &Path) -> Result<UnixStream, SidecarError> {
+    connect(socket, SIDECAR_HOST_PORT).await
 }
 
 /// A conversation with the sidecar's data plane.

@@ -4,6 +4,7 @@
 
 mod app;
 mod images;
+mod neighbours;
 mod push;
 mod refusals;
 mod save;

@@ -5,9 +5,13 @@
 
 mod bad_input;
 mod compose;
+mod fail_closed;
 mod hold;
 mod hot_reload;
 mod images;
 mod main_job;
+#[path = "../support/namespace.rs"]
+mod namespace;
+mod reach;
 mod recovery;
 mod support;

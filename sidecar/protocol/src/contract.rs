@@ -30,6 +30,15 @@ pub const SIDECAR_SOCKET: &str = "sidecar.sock";
 pub const SIDECAR_CONTROL: u8 = b'C';
 /// First byte on the sidecar's socket: what follows are the bytes of a carrier, pumped to and from the proxy.
 pub const SIDECAR_CARRIER: u8 = b'T';
+/// First byte on the sidecar's socket: the connection waits for an app that connects to one of
+/// [`crate::control::SidecarConfig::host_ports`]. The sidecar then sends that port, a big-endian `u16`; the CLI connects
+/// on the laptop and answers with one byte, [`HOST_PORT_CONNECTED`] or another one; what follows are the bytes of the
+/// connection.
+pub const SIDECAR_HOST_PORT: u8 = b'H';
+/// The CLI's answer when it has connected.
+pub const HOST_PORT_CONNECTED: u8 = 0;
+/// The CLI's answer when nobody listens on the laptop; it hangs up after that.
+pub const HOST_PORT_REFUSED: u8 = 1;
 
 /// Name of the proxy's readiness socket in the pod's abstract Unix namespace. `tpdocker-proxy ready` connects to it,
 /// reads one byte (`1` ready, `0` not) and exits with 0 or 1; it is an exec probe, so nothing has to listen on the

@@ -123,6 +123,26 @@ pub struct SidecarConfig {
     /// goes to the cluster.
     #[serde(default)]
     pub pod_ips: Vec<IpAddr>,
+    /// Names that the engine has written into `/etc/hosts` for the laptop, such as `host.docker.internal`. Their addresses
+    /// are reached directly, too; only the engine knows them.
+    #[serde(default)]
+    pub host_names: Vec<String>,
+    /// Ports of the container's loopback that lead to the laptop ([`crate::contract::SIDECAR_HOST_PORT`]).
+    #[serde(default)]
+    pub host_ports: Vec<u16>,
+    /// Containers on the same Docker networks. The sidecar answers the app's questions for their names, where
+    /// `resolv_conf` is given: bare, and under every suffix of its search list.
+    #[serde(default)]
+    pub siblings: Vec<Sibling>,
+}
+
+/// A container on a network that the sidecar has joined.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Sibling {
+    /// Its names, the canonical one (for reverse lookups) first. Several containers may share one.
+    pub names: Vec<String>,
+    /// Its addresses on the networks that it shares with the sidecar.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// Sidecar → CLI.

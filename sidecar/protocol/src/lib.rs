@@ -7,7 +7,7 @@
 //!
 //! In reading order:
 //! - [`contract`]: names, ports, labels and paths on which all three agree;
-//! - [`addr`]: what a stream or a datagram is addressed to;
+//! - [`addr`]: what a stream or a datagram is addressed to; [`cidr`]: networks;
 //! - [`errno`]: how a refused `connect()` travels;
 //! - [`admission`]: who may speak to a proxy;
 //! - [`control`]: requests of the CLI to the proxy and to the sidecar;
@@ -16,6 +16,7 @@
 
 pub mod addr;
 pub mod admission;
+pub mod cidr;
 pub mod contract;
 pub mod control;
 pub mod errno;

@@ -23,7 +23,6 @@
 //! ```
 
 mod captured;
-mod cidr;
 mod counters;
 mod injector;
 pub(crate) mod netlink;
@@ -39,9 +38,10 @@ use std::{io, net::IpAddr, ops::RangeInclusive, path::Path, sync::Arc};
 
 use nix::errno::Errno as OsErrno;
 
+pub use tpdocker_protocol::cidr::{Cidr, CidrError};
+
 pub use self::{
     captured::{Captured, CapturedPackets, HeldSyn, MAX_HELD_SYNS},
-    cidr::{Cidr, CidrError},
     counters::Counters,
     injector::Injector,
     redirected::{Connection, Redirected},

@@ -126,6 +126,7 @@ impl Sidecar {
             declared: declared.to_vec(),
             hold,
             pod_ips: vec![POD_IP.into()],
+            ..SidecarConfig::default()
         };
         assert_eq!(self.ask(&SidecarRequest::Configure(config)), SidecarReply::Configured);
     }

@@ -273,3 +273,44 @@ fn a_time_to_hold_has_units_and_a_limit() {
     }
     assert!(wrong(&["--hold=2h", "img"]).contains("at most an hour"));
 }
+
+#[test]
+fn networks_past_the_tunnel_are_ranges_or_addresses_of_both_families() {
+    let net = run(&[
+        "--bypass",
+        "192.168.7.9/24",
+        "--bypass=10.1.2.3",
+        "--bypass",
+        "fd00:7::/64",
+        "--bypass",
+        "10.1.2.3/32",
+        "i",
+    ])
+    .net;
+    let texts: Vec<String> = net.bypass.iter().map(ToString::to_string).collect();
+    assert_eq!(texts, ["192.168.7.0/24", "10.1.2.3/32", "fd00:7::/64"]);
+    for (value, said) in [
+        ("office", "names are not resolved"),
+        ("10.0.0.0/33", "it is a network such as"),
+        ("", "it is a network such as"),
+        ("0.0.0.0/0", "not everything"),
+        ("::/0", "all else is the cluster's"),
+        ("127.0.0.0/8", "--container-to-host"),
+        ("::1", "--container-to-host"),
+    ] {
+        let wrong = wrong(&["--bypass", value, "i"]);
+        assert!(wrong.contains(said), "{value}: {wrong}");
+    }
+}
+
+#[test]
+fn ports_that_lead_to_the_laptop_are_one_or_two_numbers_and_lead_to_one_place() {
+    let net = run(&["--container-to-host", "9000", "--container-to-host=9001:80", "i"]).net;
+    let pairs: Vec<(u16, u16)> = net.host_ports.iter().map(|port| (port.container_port, port.host_port)).collect();
+    assert_eq!(pairs, [(9000, 9000), (9001, 80)]);
+    for value in ["", "0", "65536", "+5", "9000:", ":9000", "1:2:3", "localhost:9000", "9000/tcp"] {
+        assert!(wrong(&["--container-to-host", value, "i"]).contains("is not a port"), "{value}");
+    }
+    let twice = wrong(&["--container-to-host", "9000", "--container-to-host", "9000:9001", "i"]);
+    assert!(twice.contains("port 9000 of the container leads somewhere already"), "{twice}");
+}

@@ -6,6 +6,7 @@ mod env;
 mod hold;
 mod net;
 mod publish;
+mod reach;
 mod swap;
 mod volume;
 
@@ -13,6 +14,8 @@ pub(super) use env::{env, env_file, label};
 pub(super) use hold::hold;
 pub(super) use net::{add_host, dns, hostname, network};
 pub(super) use publish::publish;
+pub use reach::bypass_network;
+pub(super) use reach::{bypass, container_to_host};
 pub(super) use swap::{namespace, swap};
 pub(super) use volume::{mount, volume};
 

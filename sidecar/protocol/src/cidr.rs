@@ -1,4 +1,5 @@
-//! Networks in CIDR notation (RFC 4632, RFC 4291 section 2.3).
+//! Networks in CIDR notation (RFC 4632, RFC 4291 section 2.3): the CLI reads them from flags and engine, the sidecar puts
+//! them into its rules.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
@@ -84,8 +85,7 @@ impl FromStr for Cidr {
         let address: IpAddr = address.parse().map_err(|_| error())?;
         let prefix = match prefix {
             Some(prefix) => prefix.parse().map_err(|_| error())?,
-            None if address.is_ipv4() => 32,
-            None => 128,
+            None => return Ok(Self::host(address)),
         };
         Self::new(address, prefix).ok_or_else(error)
     }
@@ -120,6 +120,22 @@ mod tests {
     fn what_is_not_a_network_is_refused_with_its_text() {
         for text in ["", "10.0.0.0/33", "fd00::/129", "10.0.0.0/", "10.0.0/8", "name/8", "10.0.0.0/-1"] {
             assert!(text.parse::<Cidr>().unwrap_err().to_string().contains(&format!("`{text}`")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_network_contains_its_addresses_and_none_of_the_other_family() {
+        for (network, address, contained) in [
+            ("172.20.0.0/16", "172.20.255.255", true),
+            ("172.20.0.0/16", "172.21.0.0", false),
+            ("0.0.0.0/0", "8.8.8.8", true),
+            ("0.0.0.0/0", "::", false),
+            ("::/0", "8.8.8.8", false),
+            ("fd00:1::/64", "fd00:1::5", true),
+            ("10.0.0.1", "10.0.0.1", true),
+        ] {
+            let network: Cidr = network.parse().unwrap();
+            assert_eq!(network.contains(address.parse().unwrap()), contained, "{address} in {network}");
         }
     }
 
