@@ -12,7 +12,7 @@
 //! - [`ports`] — what the app listens on;
 //! - [`link`] — the tunnel of the moment;
 //! - [`relay`] — what the app sends; [`deliver`] — what the cluster sends;
-//! - [`control`] — the Unix socket; [`files`] — the files of the pod; [`health`] — the engine's health check.
+//! - [`control`] — the Unix socket; [`files`] — the pod's resolver and hosts; [`volumes`] — its volumes; [`health`] — the engine's health check.
 
 pub mod args;
 pub mod capture;
@@ -25,3 +25,4 @@ pub mod holder;
 mod link;
 pub mod ports;
 mod relay;
+pub mod volumes;

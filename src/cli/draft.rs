@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::settings::{AppSpec, ClusterSettings, NetSpec, OutputFormat, RunSettings, SwapTarget};
+use crate::settings::{AppSpec, ClusterSettings, NetSpec, OutputFormat, RunSettings, SwapTarget, VolumeChoice};
 
 use super::error::UsageError;
 
@@ -18,6 +18,7 @@ pub(super) struct Draft {
     pub(super) swap: Option<SwapTarget>,
     pub(super) proxy_image: Option<String>,
     pub(super) dry_run: bool,
+    pub(super) pod_volumes: BTreeMap<String, VolumeChoice>,
     pub(super) app: AppSpec,
     pub(super) net: NetSpec,
     /// Of `--env-file`; docker lets `-e` win over files wherever they stand.
@@ -43,6 +44,7 @@ impl Draft {
             proxy_image: self.proxy_image,
             app,
             net: self.net,
+            pod_volumes: self.pod_volumes,
             dry_run: self.dry_run,
         })
     }

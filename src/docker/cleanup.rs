@@ -12,12 +12,13 @@ use super::error::{EngineError, is_missing, refusal};
 const CONFLICT: u16 = 409;
 
 impl Engine {
-    /// Removes every container of `session`, running or not, the sidecar last; gives their number.
+    /// Removes every container of `session`, running or not, the sidecar last, and its volumes; gives the number of the
+    /// containers.
     pub async fn remove_all_of(&self, session: &str) -> Result<usize, EngineError> {
         self.remove_labelled(session, |_| true).await
     }
 
-    /// Removes the sidecar of `session`, and leaves the user's container: `docker run` without `--rm` keeps it.
+    /// Removes the sidecar of `session` and the volumes, and leaves the user's container: `docker run` without `--rm` keeps it.
     pub async fn remove_sidecar_of(&self, session: &str) -> Result<usize, EngineError> {
         self.remove_labelled(session, |role| role == ROLE_SIDECAR).await
     }
@@ -41,15 +42,20 @@ impl Engine {
         // The owner of a network namespace goes after those who joined it.
         containers.sort();
         let mut left = Vec::new();
-        let mut names = Vec::new();
+        let mut cures = Vec::new();
         let count = containers.len();
         for (_, id, name) in containers {
             if let Err(error) = self.remove_container(&id).await {
-                left.push(format!("{name}: {error}"));
-                names.push(name);
+                left.push(format!("container {name}: {error}"));
+                cures.push(format!("docker rm -f {name}"));
             }
         }
-        if left.is_empty() { Ok(count) } else { Err(EngineError::LeftBehind { left, names }) }
+        // A container that stays has its files by bind mounts and keeps no volume.
+        for (name, reason) in self.remove_volumes_of(session).await? {
+            left.push(format!("volume {name}: {reason}"));
+            cures.push(format!("docker volume rm {name}"));
+        }
+        if left.is_empty() { Ok(count) } else { Err(EngineError::LeftBehind { left, cure: cures.join("; ") }) }
     }
 
     /// Kills and removes one container with its anonymous volumes; one that is gone is removed.

@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 use bollard::errors::Error as ApiError;
 use bollard::models::{
-    ContainerCreateBody, EndpointSettings, HostConfig, HostConfigLogConfig, NetworkConnectRequest, NetworkingConfig,
-    PortBinding, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, EndpointSettings, HostConfig, HostConfigLogConfig, Mount, MountType, MountVolumeOptions,
+    NetworkConnectRequest, NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
 use bollard::query_parameters::CreateContainerOptions;
 use tpdocker_protocol::addr::Transport;
@@ -52,6 +52,8 @@ pub struct SidecarSpec {
     /// write to it (mode 0777, in a parent that is private): the sidecar's root has no `CAP_DAC_OVERRIDE`, so another
     /// user's directory is closed to it.
     pub run_dir: PathBuf,
+    /// Volumes of the engine with the pod's files, and where each is mounted.
+    pub volumes: Vec<(String, String)>,
 }
 
 /// A running sidecar.
@@ -105,6 +107,7 @@ impl Engine {
         let host_config = HostConfig {
             // `Z` lets the container in where SELinux labels decide, and means nothing elsewhere.
             binds: Some(vec![format!("{run_dir}:{SIDECAR_RUN_DIR}:Z")]),
+            mounts: Some(spec.volumes.iter().map(volume).collect()),
             cap_drop: Some(vec!["ALL".to_owned()]),
             cap_add: Some(CAPABILITIES.map(str::to_owned).to_vec()),
             security_opt: Some(vec!["no-new-privileges".to_owned()]),
@@ -163,6 +166,17 @@ impl Engine {
             return None;
         }
         Some(EngineError::NameTaken { name: name.to_owned(), holder: self.holder_of_name(name).await })
+    }
+}
+
+/// Never filled from the image, which has nothing there.
+fn volume((name, path): &(String, String)) -> Mount {
+    Mount {
+        typ: Some(MountType::VOLUME),
+        source: Some(name.clone()),
+        target: Some(path.clone()),
+        volume_options: Some(MountVolumeOptions { no_copy: Some(true), ..MountVolumeOptions::default() }),
+        ..Mount::default()
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod environment;
+pub mod files;
 pub mod identity;
 pub mod link;
 pub mod rundir;

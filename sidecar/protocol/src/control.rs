@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::addr::Port;
+use crate::files::{FilesRequest, FilesSwap};
 
 /// The largest message: an environment of a few thousand long variables fits with room to spare.
 pub const MAX_MESSAGE: usize = 16 << 20;
@@ -20,6 +21,8 @@ pub enum ProxyRequest {
     Describe,
     /// Answered with [`ProxyReply::Status`] at once and again whenever it changes, until the connection closes.
     Watch,
+    /// Answered with [`crate::files::FilesEvent`]s; the connection carries nothing else from here on.
+    Files(FilesRequest),
 }
 
 /// Proxy → CLI.
@@ -101,6 +104,8 @@ pub enum SidecarRequest {
     Configure(SidecarConfig),
     /// Answered with [`SidecarReply::Status`] at once and again whenever it changes.
     Watch,
+    /// Answered with [`SidecarReply::Swapped`] or an error.
+    SwapFiles(FilesSwap),
 }
 
 /// What the sidecar needs to know about this session. Kept in the sidecar's memory only; the CLI sends it again when
@@ -121,6 +126,8 @@ pub struct SidecarConfig {
 pub enum SidecarReply {
     /// [`SidecarRequest::Configure`] has been carried out.
     Configured,
+    /// [`SidecarRequest::SwapFiles`] has been carried out.
+    Swapped,
     /// What the sidecar is doing.
     Status(SidecarStatus),
     /// The request failed.

@@ -12,7 +12,7 @@ pub(super) use env::{env, env_file, label};
 pub(super) use net::{add_host, dns, hostname, network};
 pub(super) use publish::publish;
 pub(super) use swap::{namespace, swap};
-pub(super) use volume::{mount, volume};
+pub(super) use volume::{mount, pod_volume, volume};
 
 use super::Surroundings;
 use super::draft::Draft;
