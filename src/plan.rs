@@ -58,7 +58,10 @@ pub fn plan(found: Found<'_>) -> Plan {
         step("proxy", format!("create deployment/{name} from its pod template, wait for its pod")),
         step("sidecar", sidecar(net)),
         step("tunnel", "port-forward to the proxy, admission by the session's key".into()),
-        step("app", format!("run {} in the sidecar's network namespace with the pod's environment", app.image)),
+        step(
+            "app",
+            format!("run {} in the sidecar's network namespace with the pod's environment and files", app.image),
+        ),
         step("swap", format!("when the app listens on {}: scale the original to 0", ports(workload))),
         step("restore", format!("at the end: scale back to {}, delete the proxy", replicas(workload.replicas))),
     ];

@@ -3,7 +3,7 @@
 //! The live pod and not the workload's template: admission adds volumes, the service account's token first of all. Pure,
 //! so that the reading is tested on manifests.
 
-use k8s_openapi::api::core::v1::{Container, PodSpec, Volume};
+use k8s_openapi::api::core::v1::{Container, DownwardAPIVolumeFile, KeyToPath, PodSpec, Volume};
 
 /// One mount of the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,7 +14,7 @@ pub struct PodMount {
     pub volume: String,
     /// A part of the volume (`subPath`), which Kubernetes does not refresh.
     pub part: bool,
-    /// The spec asks for a read-only mount.
+    /// It is mounted read-only.
     pub read_only: bool,
     /// What the volume is.
     pub source: Source,
@@ -25,7 +25,7 @@ pub struct PodMount {
 /// What a volume is, for somebody who has to give it to a container elsewhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
-    /// ConfigMap, Secret, projected or downward API: small, read-only, renewed by the kubelet.
+    /// `ConfigMap`, Secret, projected or downward API: small, read-only, renewed by the kubelet.
     Published,
     /// `emptyDir`.
     Scratch {
@@ -53,12 +53,14 @@ pub fn of_container(pod: &PodSpec, container: &str) -> Vec<PodMount> {
         .map(|mount| {
             let volume = pod.volumes.iter().flatten().find(|volume| volume.name == mount.name);
             let others = pod.containers.iter().filter(|other| other.name != container);
+            let source = volume.map_or_else(|| unknown("volume"), source_of);
             PodMount {
                 path: mount.mount_path.clone(),
                 volume: mount.name.clone(),
                 part: [&mount.sub_path, &mount.sub_path_expr].into_iter().flatten().any(|path| !path.is_empty()),
-                read_only: mount.read_only.unwrap_or(false),
-                source: volume.map_or_else(|| unknown("volume"), source_of),
+                // Kubelets from 1.9.6 on mount what they publish read-only, whatever the spec says.
+                read_only: mount.read_only.unwrap_or(false) || source == Source::Published,
+                source,
                 shared_with: others.filter(|it| has_mounted(it, &mount.name)).map(|it| it.name.clone()).collect(),
             }
         })
@@ -73,6 +75,45 @@ pub fn with_claims(mut mounts: Vec<PodMount>, claims: &[String]) -> Vec<PodMount
         mount.source = Source::Storage { what, claim: Some(mount.volume.clone()), in_proxy: false };
     }
     mounts
+}
+
+/// The first volume of the container whose files only their owner, root, and their group may read. Where the pod has an
+/// `fsGroup` every container of it is in that group.
+pub(super) fn closed_volume(container: &Container, volumes: &[Volume]) -> Option<String> {
+    const OTHERS_READ: i32 = 0o004;
+    let mounted = volumes.iter().filter(|volume| has_mounted(container, &volume.name));
+    let closed = |mode: &i32| mode & OTHERS_READ == 0;
+    mounted.into_iter().find(|volume| modes(volume).iter().any(closed)).map(|volume| volume.name.clone())
+}
+
+/// Modes that a volume's source asks for.
+fn modes(volume: &Volume) -> Vec<i32> {
+    let mut modes = Vec::new();
+    let keys = |items: &Option<Vec<KeyToPath>>| items.iter().flatten().filter_map(|item| item.mode).collect::<Vec<_>>();
+    let fields = |items: &Option<Vec<DownwardAPIVolumeFile>>| {
+        items.iter().flatten().filter_map(|item| item.mode).collect::<Vec<_>>()
+    };
+    if let Some(secret) = &volume.secret {
+        modes.extend(secret.default_mode);
+        modes.extend(keys(&secret.items));
+    }
+    if let Some(config) = &volume.config_map {
+        modes.extend(config.default_mode);
+        modes.extend(keys(&config.items));
+    }
+    if let Some(downward) = &volume.downward_api {
+        modes.extend(downward.default_mode);
+        modes.extend(fields(&downward.items));
+    }
+    if let Some(projected) = &volume.projected {
+        modes.extend(projected.default_mode);
+        for source in projected.sources.iter().flatten() {
+            modes.extend(source.secret.iter().flat_map(|secret| keys(&secret.items)));
+            modes.extend(source.config_map.iter().flat_map(|config| keys(&config.items)));
+            modes.extend(source.downward_api.iter().flat_map(|downward| fields(&downward.items)));
+        }
+    }
+    modes
 }
 
 fn has_mounted(container: &Container, volume: &str) -> bool {
@@ -192,8 +233,23 @@ volumes:
             ]
         );
         assert_eq!(mounts[3].shared_with, ["sibling"]);
-        assert!(mounts[0].read_only && !mounts[1].read_only && mounts[0].shared_with.is_empty());
+        assert!(mounts[1].read_only && !mounts[3].read_only && mounts[0].shared_with.is_empty());
         assert_eq!(of_container(&pod, "nobody"), []);
+    }
+
+    #[test]
+    fn a_volume_that_only_root_may_read_is_found_if_the_container_mounts_it() {
+        let closed = |volume: &str| {
+            let pod = pod(&format!(
+                "{{containers: [{{name: app, volumeMounts: [{{name: v, mountPath: /v}}]}}], volumes: [{volume}]}}"
+            ));
+            closed_volume(&pod.containers[0], pod.volumes.as_deref().unwrap())
+        };
+        assert_eq!(closed("{name: v, secret: {secretName: s, defaultMode: 256}}"), Some("v".to_owned()));
+        assert_eq!(closed("{name: v, secret: {secretName: s, defaultMode: 292}}"), None);
+        assert_eq!(closed("{name: other, secret: {secretName: s, defaultMode: 256}}"), None);
+        let item = "{name: v, projected: {sources: [{secret: {name: s, items: [{key: k, path: p, mode: 384}]}}]}}";
+        assert_eq!(closed(item), Some("v".to_owned()));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! starts Compose; the sidecars are Compose's containers then, and the tunnels are built as they appear. Each service
 //! starts when its sidecar is healthy, which is when its tunnel carries traffic.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures_util::future::{join_all, try_join_all};
@@ -19,11 +20,12 @@ use crate::error::{Bug, Code, Error, Explain};
 use crate::event::Reporter;
 use crate::image;
 use crate::output::{Console, TerminalMode};
+use crate::session::files::{self, PodFiles};
 use crate::session::identity::Identity;
 use crate::session::rundir::{self, SessionRecord};
 use crate::session::signals::Signals;
 use crate::session::{Attached, Session, environment, find, proxy_of};
-use crate::settings::{ClusterSettings, ComposeAction, ComposeSettings};
+use crate::settings::{AppSpec, ClusterSettings, ComposeAction, ComposeSettings};
 
 /// How long `down` waits for a session in another terminal: a restore waits for the original's pods.
 const SESSION_ENDS_WITHIN: Duration = Duration::from_mins(4);
@@ -73,7 +75,7 @@ async fn up(
         received = signals.end() => return Ok(received.exit_code()),
     };
     let (engine, members) = prepared;
-    let outcome = attend(compose, &mut project, &members, &mut signals, console).await;
+    let outcome = attend(compose, &engine, &mut project, &members, &mut signals, console).await;
     console.resume();
     let services: Vec<String> =
         members.iter().flat_map(|member| [member.service.clone(), sidecar_name(&member.service)]).collect();
@@ -121,6 +123,7 @@ async fn prepare(
 /// From the first change to the end of `docker compose up`.
 async fn attend(
     compose: &Compose<'_>,
+    engine: &Engine,
     project: &mut Project,
     members: &[Member],
     signals: &mut Signals,
@@ -133,7 +136,12 @@ async fn attend(
         })) => attached?,
         received = signals.end() => return Ok(received.exit_code()),
     };
+    let mut files = Vec::new();
     for (member, attached) in members.iter().zip(&attached) {
+        let (session, workload) = (member.session.identity.id.as_str(), member.session.workload());
+        let mounts = files::live(attached.mounts.clone(), workload);
+        let plan = files::plan::plan(&mounts, &project.mounts_of(&member.service), &BTreeMap::new())?;
+        let prepared = PodFiles::prepare(engine, session, plan).await?;
         project.attach(&Attachment {
             service: &member.service,
             session: member.session.identity.id.as_str(),
@@ -141,11 +149,14 @@ async fn attend(
             run_dir: &member.session.run_dir.shared(),
             hostname: &attached.pod.hostname,
             env: &environment::of_pod(&attached.pod, member.session.original()),
+            volumes: &prepared.volumes(),
+            pod: &prepared.dress(&AppSpec::default(), workload),
         })?;
+        files.push(prepared);
     }
     console.quiet_live(TerminalMode::Cooked);
     let mut child = compose.up(project).await?;
-    let mut links = std::pin::pin!(keep_swapped(members, &attached));
+    let mut links = std::pin::pin!(keep_swapped(engine, members, &attached, files));
     let mut linked = false;
     loop {
         tokio::select! {
@@ -166,11 +177,19 @@ async fn attend(
 }
 
 /// Builds the tunnels as the sidecars appear, and swaps as the apps listen; then keeps the tunnels until dropped.
-async fn keep_swapped(members: &[Member], attached: &[Attached]) -> Result<(), Error> {
-    let each = members.iter().zip(attached).map(|(member, attached)| async {
+async fn keep_swapped(
+    engine: &Engine,
+    members: &[Member],
+    attached: &[Attached],
+    files: Vec<PodFiles>,
+) -> Result<(), Error> {
+    let each = members.iter().zip(attached).zip(files).map(|((member, attached), files)| async move {
+        let sidecar = member.session.sidecar_of_compose(engine).await?;
+        // Before the link: the tunnel makes the sidecar healthy, and then Compose starts the app.
+        let renewal = member.session.files(attached, engine, &sidecar, files).await?;
         let link = member.session.link(attached, false).await?;
         member.session.swap(attached).await?;
-        Ok::<_, Error>(link)
+        Ok::<_, Error>((link, renewal))
     });
     let _links = try_join_all(each).await?;
     std::future::pending().await

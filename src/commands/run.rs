@@ -14,7 +14,7 @@ use crate::error::{Bug, Error};
 use crate::event::Reporter;
 use crate::output::{Console, TerminalMode};
 use crate::plan::{self, plan};
-use crate::session::files::{self, Filled, PodFiles};
+use crate::session::files::{self, PodFiles, Renewal};
 use crate::session::identity::Identity;
 use crate::session::link::Link;
 use crate::session::signals::{Received, Signals};
@@ -124,7 +124,7 @@ struct Up {
     app: App,
     running: Running,
     _link: Link,
-    _files: Filled,
+    _renewal: Renewal,
 }
 
 impl Work<'_> {
@@ -152,20 +152,20 @@ impl Work<'_> {
             Ok::<_, Error>((sidecar, files))
         };
         let (attached, (sidecar, files)) = tokio::try_join!(self.session.attach(proxy.clone()), sidecar)?;
-        let (link, files) = tokio::try_join!(
+        let dressed = files.dress(app, self.session.workload());
+        let (link, renewal) = tokio::try_join!(
             self.session.link(&attached, !net.dns.is_empty()),
             self.session.files(&attached, self.engine, &sidecar.id, files)
         )?;
-        let app = &files.dress(app, self.session.workload());
         let env = environment::merged(environment::of_pod(&attached.pod, self.session.original()), app, net);
         let step = reporter.step("app");
         let session = self.session.identity.id.as_str();
         let window = stdio.window();
-        let created = self.engine.create_app(session, &sidecar, app, env, window).await?;
+        let created = self.engine.create_app(session, &sidecar, &dressed, env, window).await?;
         self.console.quiet_live(if app.tty { TerminalMode::Raw } else { TerminalMode::Cooked });
         let running = created.run(stdio).await?;
         step.done(format!("{} in container {}", app.image, &created.id()[..12.min(created.id().len())]));
-        Ok(Up { attached, app: created, running, _link: link, _files: files })
+        Ok(Up { attached, app: created, running, _link: link, _renewal: renewal })
     }
 
     /// The volumes for the pod's files; admission has added to the pod what it adds.
@@ -202,7 +202,7 @@ impl Work<'_> {
 
     /// From the app's start to its end: one loop puts the app, the swap and the signals in order.
     async fn attend(&self, up: Up, signals: &mut Signals) -> Result<u8, Error> {
-        let Up { attached, app, mut running, _link, _files } = up;
+        let Up { attached, app, mut running, _link, _renewal } = up;
         let mut swap = std::pin::pin!(self.session.swap(&attached));
         let mut swapped = false;
         let mut reader_gone = std::pin::pin!(running.reader_gone());

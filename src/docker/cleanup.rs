@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use bollard::models::ContainerSummary;
 use bollard::query_parameters::{ListContainersOptions, RemoveContainerOptions};
 use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, ROLE_SIDECAR};
 
@@ -23,14 +24,22 @@ impl Engine {
         self.remove_labelled(session, |role| role == ROLE_SIDECAR).await
     }
 
-    async fn remove_labelled(&self, session: &str, chosen: impl Fn(&str) -> bool) -> Result<usize, EngineError> {
+    /// The sidecar's container of `session`, whoever has made it.
+    pub async fn sidecar_of(&self, session: &str) -> Result<Option<String>, EngineError> {
+        let found = self.labelled(session).await?;
+        let role = |container: &ContainerSummary| container.labels.as_ref()?.get(LABEL_ROLE).cloned();
+        Ok(found.into_iter().find(|container| role(container).as_deref() == Some(ROLE_SIDECAR)).and_then(|it| it.id))
+    }
+
+    async fn labelled(&self, session: &str) -> Result<Vec<ContainerSummary>, EngineError> {
         let filters = HashMap::from([("label".to_owned(), vec![format!("{LABEL_SESSION}={session}")])]);
         let options = ListContainersOptions { all: true, filters: Some(filters), ..Default::default() };
-        let found = self
-            .api
-            .list_containers(Some(options))
-            .await
-            .map_err(|error| EngineError::lost("listing the session's containers", error))?;
+        let listed = self.api.list_containers(Some(options)).await;
+        listed.map_err(|error| EngineError::lost("listing the session's containers", error))
+    }
+
+    async fn remove_labelled(&self, session: &str, chosen: impl Fn(&str) -> bool) -> Result<usize, EngineError> {
+        let found = self.labelled(session).await?;
         let mut containers: Vec<_> = found
             .into_iter()
             .filter_map(|container| {

@@ -24,7 +24,7 @@ pub struct FilesLimit {
     pub nodes: usize,
 }
 
-/// A mount that is followed. A ConfigMap or Secret holds 1 MiB at most (the API server's limit) and a projected volume
+/// A mount that is followed. A `ConfigMap` or Secret holds 1 MiB at most (the API server's limit) and a projected volume
 /// a handful of them; the proxy keeps a version in memory while it checks that it is whole.
 pub const FOLLOWED_LIMIT: FilesLimit = FilesLimit { bytes: 32 << 20, nodes: 10_000 };
 /// A mount that is copied once: what somebody in front of a terminal waits for, over a port-forward.
@@ -61,8 +61,6 @@ pub enum FilesEvent {
     Mount {
         /// Which of [`FilesRequest::mounts`].
         index: usize,
-        /// The pod has it mounted read-only.
-        read_only: bool,
     },
     /// One node; the content of a regular file comes right behind it.
     Node(Node),

@@ -42,7 +42,7 @@ impl Feed {
 
     async fn next(&mut self) -> Sent {
         let index = match self.event().await {
-            FilesEvent::Mount { index, read_only: false } => index,
+            FilesEvent::Mount { index } => index,
             FilesEvent::Watching { by } => return Sent::Watching(by),
             other => panic!("{other:?}"),
         };

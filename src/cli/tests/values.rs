@@ -3,7 +3,7 @@
 use tpdocker_protocol::addr::Transport;
 
 use super::{env, failure, run, settings, wrong};
-use crate::settings::{Command, MountKind, MountSpec, Publish, PullPolicy, SwapTarget, TargetKind};
+use crate::settings::{Command, MountKind, MountSpec, Publish, PullPolicy, SwapTarget, TargetKind, VolumeChoice};
 
 #[test]
 fn a_variable_takes_the_clis_value_or_is_unset() {
@@ -257,4 +257,18 @@ fn a_swap_of_something_else_says_what_can_be_swapped() {
         let chain = crate::error::Error::from(error).chain().join(": ");
         assert!(chain.contains(said), "{typed}: {chain}");
     }
+}
+
+#[test]
+fn each_volume_of_the_pod_has_one_choice_and_a_directory_is_a_path() {
+    let typed = ["a=skip", "b=empty", "c=copy", "d=./data", "e=/srv/e"].map(|choice| ["--pod-volume", choice]).concat();
+    let chosen = run(&[&typed[..], &["img"]].concat()).pod_volumes;
+    let laptop = |path: &str| VolumeChoice::Laptop(path.to_owned());
+    let choices = [VolumeChoice::Skip, VolumeChoice::Empty, VolumeChoice::Copy];
+    let choices = choices.into_iter().chain([laptop("/home/dev/dir/data"), laptop("/srv/e")]);
+    assert_eq!(chosen, ["a", "b", "c", "d", "e"].map(str::to_owned).into_iter().zip(choices).collect());
+    assert!(wrong(&["--pod-volume", "data=cpoy", "img"]).contains("neither skip, empty, copy nor a path"));
+    assert!(wrong(&["--pod-volume", "data", "img"]).contains("it has no ="));
+    assert!(wrong(&["--pod-volume", "=copy", "img"]).contains("name is missing"));
+    assert!(wrong(&["--pod-volume", "a=copy", "--pod-volume", "a=skip", "img"]).contains("two choices for a"));
 }

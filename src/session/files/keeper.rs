@@ -137,7 +137,7 @@ impl Keeper {
     /// The next mount that the proxy sends; `None` for what is not one, or is not followed.
     async fn reading(&self, feed: &mut FilesFeed<PortForward>, asked: &[usize]) -> Result<Option<Reading>, Error> {
         let index = match feed.event().await? {
-            FilesEvent::Mount { index, .. } => *asked.get(index).ok_or(FilesError::OutOfOrder)?,
+            FilesEvent::Mount { index } => *asked.get(index).ok_or(FilesError::OutOfOrder)?,
             FilesEvent::Watching { .. } => return Ok(None),
             _ => return Err(FilesError::OutOfOrder.into()),
         };

@@ -6,7 +6,7 @@
 //! ```
 //! `plan` decides what is mounted; the volumes are made and mounted into the sidecar, which keeps them alive; what the
 //! proxy reads is streamed into them before the app is created; and `keeper` does again what the kubelet does when a
-//! ConfigMap, a Secret or a token changes. Nothing goes the other way: what the app writes stays on the laptop.
+//! `ConfigMap`, a Secret or a token changes. Nothing goes the other way: what the app writes stays on the laptop.
 
 mod account;
 mod keeper;
@@ -15,6 +15,7 @@ mod tar;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -24,7 +25,8 @@ use tpdocker_protocol::contract::SIDECAR_FILES_DIR;
 use tpdocker_protocol::files::{FilesEvent, FilesRequest, MountRequest, Node, NodeKind};
 
 use self::keeper::{Keeper, Version};
-use self::plan::{FilesPlan, Fill, PlanError, Planned};
+use self::plan::{FilesPlan, Fill, Medium, PlanError, Planned};
+use super::sidecar::{Sidecar, SidecarError};
 use super::{Attached, Session};
 use crate::cluster::{FilesFeed, PodMount, PortForward, Workload, mounts};
 use crate::docker::{Engine, EngineError, VolumeSpec};
@@ -96,8 +98,7 @@ pub fn live(mounts: Vec<PodMount>, workload: &Workload) -> Vec<PodMount> {
 
 /// What is mounted, given the pod's mounts.
 pub fn plan_for(pod: &[PodMount], settings: &RunSettings) -> Result<FilesPlan, PlanError> {
-    let user = plan::user_mounts(&settings.app, |path| std::path::Path::new(path).is_file());
-    plan::plan(pod, &user, &settings.pod_volumes)
+    plan::plan(pod, &plan::user_mounts(&settings.app, |path| Path::new(path).is_file()), &settings.pod_volumes)
 }
 
 /// Volumes that wait for their content.
@@ -108,13 +109,8 @@ pub struct PodFiles {
     volumes: Vec<(String, String)>,
 }
 
-/// Volumes with their content.
-#[derive(Debug)]
-pub struct Filled {
-    mounts: Vec<MountSpec>,
-    /// Goes on to renew them.
-    _keeper: Option<AbortOnDropHandle<()>>,
-}
+/// Goes on to renew filled volumes until it is dropped; nothing where nothing is renewed.
+pub type Renewal = Option<AbortOnDropHandle<()>>;
 
 impl PodFiles {
     /// Makes the volumes that `plan` needs.
@@ -122,7 +118,11 @@ impl PodFiles {
         let mut volumes = Vec::new();
         for store in &plan.stores {
             let name = format!("tpdocker-{session}-{}", store.name);
-            let spec = VolumeSpec { name, memory: store.memory.is_some(), size: store.memory.flatten() };
+            let (memory, size) = match store.medium {
+                Medium::Disk => (false, None),
+                Medium::Memory { size } => (true, size),
+            };
+            let spec = VolumeSpec { name, memory, size };
             let path = engine.create_volume(session, &spec).await?;
             volumes.push((spec.name, path));
         }
@@ -135,15 +135,25 @@ impl PodFiles {
         stores.map(|(store, (name, _))| (name.clone(), format!("{SIDECAR_FILES_DIR}/{}", store.name))).collect()
     }
 
-    fn mount(&self, index: usize, read_only: bool) -> MountSpec {
-        let planned = &self.plan.mounts[index];
-        let (_, content) = &self.volumes[planned.store];
-        MountSpec {
-            kind: MountKind::Bind,
-            source: Some(format!("{content}/{index}")),
-            target: planned.path.clone(),
-            read_only,
-        }
+    /// For the user's container. They may be mounted once the volumes are filled.
+    pub fn mounts(&self) -> Vec<MountSpec> {
+        let from_volumes = self.plan.mounts.iter().enumerate().map(|(index, planned)| {
+            let (_, content) = &self.volumes[planned.store];
+            MountSpec {
+                kind: MountKind::Bind,
+                source: Some(format!("{content}/{index}")),
+                target: planned.path.clone(),
+                read_only: planned.read_only,
+            }
+        });
+        from_volumes.chain(self.plan.laptop.iter().cloned()).collect()
+    }
+
+    /// The user's container with the pod's files, and with the pod's user and groups, to whom they belong.
+    pub fn dress(&self, app: &AppSpec, workload: &Workload) -> AppSpec {
+        let mut dressed = account::of_pod(app, workload);
+        dressed.mounts.extend(self.mounts());
+        dressed
     }
 
     fn request(&self, mounts: &[usize]) -> FilesRequest {
@@ -155,16 +165,14 @@ impl PodFiles {
     }
 }
 
-impl Filled {
-    /// The user's container with the pod's files, and with the pod's user and groups, to whom they belong.
-    pub fn dress(&self, app: &AppSpec, workload: &Workload) -> AppSpec {
-        let mut dressed = account::of_pod(app, workload);
-        dressed.mounts.extend(self.mounts.iter().cloned());
-        dressed
-    }
-}
-
 impl Session {
+    /// The sidecar's container, where Compose starts it: waits until it listens.
+    pub async fn sidecar_of_compose(&self, engine: &Engine) -> Result<String, Error> {
+        Sidecar::connect(&self.run_dir.socket()).await?;
+        let found = engine.sidecar_of(self.identity.id.as_str()).await?;
+        Ok(found.ok_or_else(|| SidecarError::Failed("its container is gone".into()))?)
+    }
+
     /// Fills the volumes, which `sidecar` has mounted, with what the pod has, and renews them until the result is
     /// dropped.
     pub async fn files(
@@ -173,13 +181,12 @@ impl Session {
         engine: &Engine,
         sidecar: &str,
         files: PodFiles,
-    ) -> Result<Filled, Error> {
+    ) -> Result<Renewal, Error> {
         for notice in &files.plan.notices {
             self.reporter.notice(notice.clone());
         }
-        let mut mounts = files.plan.laptop.clone();
         if files.plan.mounts.is_empty() {
-            return Ok(Filled { mounts, _keeper: None });
+            return Ok(None);
         }
         let step = self.reporter.step("files");
         let (tar_tx, tar_rx) = mpsc::channel(AHEAD);
@@ -203,10 +210,11 @@ impl Session {
         for warning in read.warnings {
             self.reporter.warn(warning);
         }
-        for (index, planned) in files.plan.mounts.iter().enumerate() {
-            mounts.push(files.mount(index, read.read_only.get(&index).copied().unwrap_or(planned.read_only)));
-        }
-        step.done(format!("{} mounts with {count} files; changes noticed by {}", mounts.len(), read.watched_by));
+        step.done(format!(
+            "{} mounts with {count} files; changes noticed by {}",
+            files.plan.mounts.len(),
+            read.watched_by
+        ));
         let keeper = Keeper {
             access: attached.access.clone(),
             engine: engine.clone(),
@@ -216,8 +224,7 @@ impl Session {
             versions,
             reporter: self.reporter.clone(),
         };
-        let followed = keeper.is_needed().then(|| AbortOnDropHandle::new(tokio::spawn(keeper.keep(feed, asked))));
-        Ok(Filled { mounts, _keeper: followed })
+        Ok(keeper.is_needed().then(|| AbortOnDropHandle::new(tokio::spawn(keeper.keep(feed, asked)))))
     }
 }
 
@@ -239,7 +246,6 @@ impl<E: Explain> From<E> for Interrupted {
 
 /// What was found on the way.
 struct Read {
-    read_only: BTreeMap<usize, bool>,
     warnings: Vec<String>,
     watched_by: String,
 }
@@ -255,7 +261,7 @@ struct Filling<'a> {
 
 impl Filling<'_> {
     async fn fill(&mut self, feed: &mut FilesFeed<PortForward>) -> Result<Read, Interrupted> {
-        let mut read = Read { read_only: BTreeMap::new(), warnings: Vec::new(), watched_by: String::new() };
+        let mut read = Read { warnings: Vec::new(), watched_by: String::new() };
         for index in asked(&self.files.plan, |fill| fill == Fill::Empty) {
             self.tar.node(&self.files.plan.place(index), &directory("", EMPTY_MODE)).await?;
             self.mount_points(index, &BTreeSet::new()).await?;
@@ -266,9 +272,8 @@ impl Filling<'_> {
                     read.watched_by = by;
                     return Ok(read);
                 }
-                FilesEvent::Mount { index, read_only } => {
+                FilesEvent::Mount { index } => {
                     let index = *self.asked.get(index).ok_or(FilesError::OutOfOrder)?;
-                    read.read_only.insert(index, read_only);
                     let left_out = self.mount(feed, index).await?;
                     read.warnings.extend(left_out.into_iter().map(|what| format!("not in the app's files: {what}")));
                 }

@@ -12,7 +12,7 @@ use crate::settings::{AppSpec, MountKind, MountSpec, VolumeChoice};
 
 /// The flag that chooses, for messages.
 pub const FLAG: &str = "--pod-volume";
-/// The most that ConfigMaps, Secrets and tokens of one session hold together. Beyond that something is wrong, and it is the
+/// The most that `ConfigMaps`, Secrets and tokens of one session hold together. Beyond that something is wrong, and it is the
 /// laptop's memory.
 const PUBLISHED_SIZE: u64 = 256 << 20;
 
@@ -43,8 +43,20 @@ pub struct FilesPlan {
 pub struct Store {
     /// The last part of its name, which is also that of its directory in the sidecar.
     pub name: String,
-    /// In memory, and how much of it at most.
-    pub memory: Option<Option<u64>>,
+    /// Where it is.
+    pub medium: Medium,
+}
+
+/// Where a volume is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    /// On the laptop's disk.
+    Disk,
+    /// In memory.
+    Memory {
+        /// How much of it at most, in bytes; half of the machine's when absent.
+        size: Option<u64>,
+    },
 }
 
 /// One mount of the user's container.
@@ -56,7 +68,7 @@ pub struct Planned {
     pub store: usize,
     /// Where its content comes from.
     pub fill: Fill,
-    /// The spec asks for a read-only mount; the proxy knows better where it is asked.
+    /// It is mounted read-only.
     pub read_only: bool,
     /// Mount points for what the user mounts below it, relative.
     pub below: Vec<UserMount>,
@@ -214,22 +226,22 @@ impl FilesPlan {
 
     /// One for everything that may be secret.
     fn memory(&mut self) -> usize {
-        self.store("memory", Some(Some(PUBLISHED_SIZE)))
+        self.store("memory", Medium::Memory { size: Some(PUBLISHED_SIZE) })
     }
 
     fn disk(&mut self) -> usize {
-        self.store("disk", None)
+        self.store("disk", Medium::Disk)
     }
 
     /// A size is of one volume, so it has a store of its own.
     fn own_memory(&mut self, size: Option<u64>) -> usize {
         let name = format!("scratch-{}", self.stores.len());
-        self.store(&name, Some(size))
+        self.store(&name, Medium::Memory { size })
     }
 
-    fn store(&mut self, name: &str, memory: Option<Option<u64>>) -> usize {
+    fn store(&mut self, name: &str, medium: Medium) -> usize {
         self.stores.iter().position(|store| store.name == name).unwrap_or_else(|| {
-            self.stores.push(Store { name: name.to_owned(), memory });
+            self.stores.push(Store { name: name.to_owned(), medium });
             self.stores.len() - 1
         })
     }

@@ -32,7 +32,7 @@ fn lines(pod: &[PodMount], user: &[UserMount], choices: &BTreeMap<String, Volume
         format!("{} {:?} {} [{}]", mount.path, mount.fill, plan.place(index), below.join(" "))
     });
     let laptop = plan.laptop.iter().map(|mount| format!("{} from {}", mount.target, mount.source.clone().unwrap()));
-    mounts.chain(laptop).chain(plan.notices).collect()
+    mounts.chain(laptop).chain(plan.notices.iter().cloned()).collect()
 }
 
 #[test]
@@ -43,15 +43,16 @@ fn what_the_kubelet_publishes_is_in_memory_and_followed_unless_it_is_a_part() {
         ["/etc/app Follow memory/0 []", "/etc/app.conf Copy memory/1 []", "/var/run/secrets/x Follow memory/2 []",]
     );
     let stores = plan(&pod, &[], &BTreeMap::new()).unwrap().stores;
-    assert_eq!(stores, [Store { name: "memory".into(), memory: Some(Some(PUBLISHED_SIZE)) }]);
+    assert_eq!(stores, [Store { name: "memory".into(), medium: Medium::Memory { size: Some(PUBLISHED_SIZE) } }]);
 }
 
 #[test]
 fn scratch_volumes_are_on_disk_or_in_a_memory_of_their_own_size() {
     let pod = [scratch("/cache", false, Some(1)), scratch("/shm", true, Some(64)), scratch("/more", true, None)];
     let plan = plan(&pod, &[], &BTreeMap::new()).unwrap();
-    let stores: Vec<_> = plan.stores.iter().map(|store| (store.name.as_str(), store.memory)).collect();
-    assert_eq!(stores, [("disk", None), ("scratch-1", Some(Some(64))), ("scratch-2", Some(None))]);
+    let stores: Vec<_> = plan.stores.iter().map(|store| (store.name.as_str(), store.medium)).collect();
+    let memory = |size| Medium::Memory { size };
+    assert_eq!(stores, [("disk", Medium::Disk), ("scratch-1", memory(Some(64))), ("scratch-2", memory(None))]);
     let shared = PodMount { shared_with: vec!["sibling".into()], ..scratch("/cache", false, None) };
     let told = lines(&[shared], &[], &BTreeMap::new());
     assert!(told[1].contains("/cache is shared with sibling in the pod"), "{told:?}");

@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tpdocker_protocol::files::{DATA_LINK, FilesEvent, FilesRequest, MountRequest};
 use tpdocker_tunnel::messages::{MessageError, Messages};
 
-use self::mountinfo::Mounts;
+use self::mountinfo::MountPoints;
 use self::walk::{Piece, WalkError, walk};
 use self::watch::Watch;
 
@@ -33,7 +33,7 @@ const READINGS: usize = 20;
 
 /// Serves one connection until the CLI closes it.
 pub(crate) async fn serve(mut messages: Messages<TcpStream>, request: FilesRequest) -> Result<(), MessageError> {
-    let mounts = Arc::new(Mounts::of_this_process());
+    let mounts = Arc::new(MountPoints::of_this_process());
     // Before the first reading: a change in between is seen.
     let watch = Watch::new(request.mounts.iter().filter(|mount| mount.follow).map(|mount| Path::new(&mount.path)));
     let mut versions: Vec<Option<PathBuf>> = vec![None; request.mounts.len()];
@@ -72,10 +72,10 @@ async fn send_version(
     messages: &mut Messages<TcpStream>,
     index: usize,
     mount: &MountRequest,
-    mounts: &Arc<Mounts>,
+    mounts: &Arc<MountPoints>,
     changed: bool,
 ) -> Result<(), MessageError> {
-    messages.send(&FilesEvent::Mount { index, read_only: mounts.is_read_only(Path::new(&mount.path)) }).await?;
+    messages.send(&FilesEvent::Mount { index }).await?;
     let (of, among) = (mount.clone(), Arc::clone(mounts));
     let read = tokio::task::spawn_blocking(move || settled(&of, &among, changed)).await;
     let read = read.unwrap_or_else(|panicked| Err(WalkError::from(std::io::Error::other(panicked))));
@@ -98,7 +98,7 @@ struct Reading {
 }
 
 /// Reads until the version is the same before and after, and, when it has `changed` just now, until it has settled.
-fn settled(mount: &MountRequest, mounts: &Mounts, changed: bool) -> Result<Reading, WalkError> {
+fn settled(mount: &MountRequest, mounts: &MountPoints, changed: bool) -> Result<Reading, WalkError> {
     let mut last: Option<Reading> = None;
     let mut failure = None;
     for _ in 0..READINGS {
@@ -135,9 +135,9 @@ async fn send_copy(
     messages: &mut Messages<TcpStream>,
     index: usize,
     mount: &MountRequest,
-    mounts: &Arc<Mounts>,
+    mounts: &Arc<MountPoints>,
 ) -> Result<(), MessageError> {
-    messages.send(&FilesEvent::Mount { index, read_only: mounts.is_read_only(Path::new(&mount.path)) }).await?;
+    messages.send(&FilesEvent::Mount { index }).await?;
     let (piece_tx, mut piece_rx) = mpsc::channel(AHEAD);
     let (of, among) = (mount.clone(), Arc::clone(mounts));
     let reader = tokio::task::spawn_blocking(move || {

@@ -1,20 +1,14 @@
-//! What is mounted where, and how, from `/proc/self/mountinfo` (proc(5)).
+//! What is mounted where, from `/proc/self/mountinfo` (proc(5)).
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-/// The mounts of a process.
+/// Where a process has something mounted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Mounts(Vec<Mount>);
+pub(super) struct MountPoints(Vec<PathBuf>);
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Mount {
-    point: PathBuf,
-    read_only: bool,
-}
-
-impl Mounts {
+impl MountPoints {
     /// Those of the proxy's container. Without `/proc` nothing counts as a mount of its own.
     pub(super) fn of_this_process() -> Self {
         match std::fs::read("/proc/self/mountinfo") {
@@ -27,26 +21,14 @@ impl Mounts {
     }
 
     fn parse(table: &[u8]) -> Self {
-        let mounts = table.split(|byte| *byte == b'\n').filter_map(|line| {
-            // id parent major:minor root mount-point options …
-            let mut fields = line.split(|byte| *byte == b' ').skip(4);
-            let point = PathBuf::from(OsString::from_vec(unescape(fields.next()?)));
-            let read_only = fields.next()?.split(|byte| *byte == b',').any(|option| option == b"ro");
-            Some(Mount { point, read_only })
-        });
-        Self(mounts.collect())
+        // id parent major:minor root mount-point options …
+        let points = table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
+        Self(points.map(|point| PathBuf::from(OsString::from_vec(unescape(point)))).collect())
     }
 
     /// Whether something is mounted at `path`.
-    pub(super) fn is_mount_point(&self, path: &Path) -> bool {
-        self.0.iter().any(|mount| mount.point == path)
-    }
-
-    /// Whether what is seen at `path` is mounted read-only.
-    pub(super) fn is_read_only(&self, path: &Path) -> bool {
-        // The last of several at one place is the one on top.
-        let above = self.0.iter().filter(|mount| path.starts_with(&mount.point));
-        above.max_by_key(|mount| mount.point.as_os_str().len()).is_some_and(|mount| mount.read_only)
+    pub(super) fn contains(&self, path: &Path) -> bool {
+        self.0.iter().any(|point| point == path)
     }
 }
 
@@ -78,21 +60,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_innermost_mount_says_whether_a_path_is_read_only() {
+    fn a_mount_point_is_known_by_its_unescaped_path() {
         let table = b"1 0 0:1 / / rw,relatime - overlay overlay rw\n\
-                      2 1 0:2 / /etc/my\\040conf ro,relatime - tmpfs tmpfs rw\n\
-                      3 2 0:3 / /etc/my\\040conf/inner rw - tmpfs tmpfs rw\n";
-        let mounts = Mounts::parse(table);
-        for (path, read_only) in [
-            ("/", false),
-            ("/etc", false),
-            ("/etc/my conf", true),
-            ("/etc/my conf/key", true),
-            ("/etc/my conf/inner/x", false),
-            ("/etc/my config", false),
-        ] {
-            assert_eq!(mounts.is_read_only(Path::new(path)), read_only, "{path}");
-        }
-        assert!(mounts.is_mount_point(Path::new("/etc/my conf")) && !mounts.is_mount_point(Path::new("/etc")));
+                      2 1 0:2 / /etc/my\\040conf\\134 ro,relatime - tmpfs tmpfs rw\n";
+        let mounts = MountPoints::parse(table);
+        assert!(mounts.contains(Path::new("/")) && mounts.contains(Path::new("/etc/my conf\\")));
+        assert!(!mounts.contains(Path::new("/etc")));
+        assert!(MountPoints::of_this_process().contains(Path::new("/proc")));
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use tpdocker_protocol::files::{FilesLimit, Node, NodeKind};
 
-use super::mountinfo::Mounts;
+use super::mountinfo::MountPoints;
 
 /// Content is read in pieces of this size.
 const PIECE: usize = 256 * 1024;
@@ -57,7 +57,7 @@ impl WalkError {
 /// or nobody can copy is left out, and said.
 pub(super) fn walk(
     root: &Path,
-    mounts: &Mounts,
+    mounts: &MountPoints,
     limit: FilesLimit,
     sink: &mut dyn FnMut(Piece) -> bool,
 ) -> Result<Vec<String>, WalkError> {
@@ -72,7 +72,7 @@ pub(super) fn walk(
 
 struct Walk<'a> {
     root: &'a Path,
-    mounts: &'a Mounts,
+    mounts: &'a MountPoints,
     limit: FilesLimit,
     bytes: u64,
     nodes: usize,
@@ -97,7 +97,7 @@ impl Walk<'_> {
             self.give(path, metadata, NodeKind::Link { target })
         } else if kind.is_dir() {
             self.give(path, metadata, NodeKind::Directory)?;
-            if path != self.root && self.mounts.is_mount_point(path) {
+            if path != self.root && self.mounts.contains(path) {
                 return Ok(());
             }
             self.children(path, depth)
