@@ -82,7 +82,7 @@ async fn directories_and_single_files_have_their_owners_and_modes_and_are_read_o
         .add("memory/1", EntryType::Regular, 0o444, "one file")
         .add("disk/2/", EntryType::Directory, 0o2777, "");
     members.upload(&session, &sidecar).await;
-    let script = "id -u; id -G; stat -c '%a %u %g' /v /v/..data/key /one /scratch; readlink /v/key /v/..data; \
+    let script = "id -u; id -G; stat -c '%a %u %g' /v /v/..data/key /one /scratch; readlink /v/key; readlink /v/..data; \
         cat /v/key /one; echo; grep -oE '^tmpfs /(v|one) tmpfs r[ow]' /proc/mounts; touch /v/x 2>&1; touch /one 2>&1; \
         touch /scratch/x && echo written";
     let app = AppSpec {

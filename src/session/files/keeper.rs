@@ -159,8 +159,8 @@ impl Keeper {
                     members.insert(node.path.clone(), (node, member));
                 }
                 FilesEvent::End { left_out } => {
-                    for what in left_out {
-                        self.reporter.warn(format!("not in the app's files: {what}"));
+                    if !left_out.is_empty() {
+                        self.reporter.warn(super::incomplete(&self.files.plan.mounts[index], &left_out));
                     }
                     break;
                 }

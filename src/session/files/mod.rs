@@ -275,7 +275,9 @@ impl Filling<'_> {
                 FilesEvent::Mount { index } => {
                     let index = *self.asked.get(index).ok_or(FilesError::OutOfOrder)?;
                     let left_out = self.mount(feed, index).await?;
-                    read.warnings.extend(left_out.into_iter().map(|what| format!("not in the app's files: {what}")));
+                    if !left_out.is_empty() {
+                        read.warnings.push(incomplete(&self.files.plan.mounts[index], &left_out));
+                    }
                 }
                 _ => return Err(FilesError::OutOfOrder.into()),
             }
@@ -343,6 +345,10 @@ impl Filling<'_> {
         }
         Ok(())
     }
+}
+
+fn incomplete(mount: &Planned, left_out: &[String]) -> String {
+    format!("{} is not complete; left out: {}", mount.path, left_out.join("; "))
 }
 
 fn directory(path: &str, mode: u32) -> Node {

@@ -13,7 +13,7 @@ use super::mountinfo::MountPoints;
 /// Content is read in pieces of this size.
 const PIECE: usize = 256 * 1024;
 /// Names of files that are left out; more are counted.
-const MAX_LEFT_OUT: usize = 10;
+const MAX_LEFT_OUT: usize = 3;
 /// Directories in each other; the kernel's own limit on a path is 4096 bytes.
 const MAX_DEPTH: usize = 256;
 
