@@ -25,7 +25,7 @@ use crate::session::identity::Identity;
 use crate::session::rundir::{self, SessionRecord};
 use crate::session::signals::Signals;
 use crate::session::{Attached, Session, environment, find, proxy_of};
-use crate::settings::{AppSpec, ClusterSettings, ComposeAction, ComposeSettings};
+use crate::settings::{AppSpec, ClusterSettings, ComposeAction, ComposeSettings, VolumeChoice};
 
 /// How long `down` waits for a session in another terminal: a restore waits for the original's pods.
 const SESSION_ENDS_WITHIN: Duration = Duration::from_mins(4);
@@ -60,6 +60,7 @@ pub async fn compose(settings: ComposeSettings, console: &Console) -> Result<u8,
 struct Member {
     service: String,
     session: Session,
+    pod_volumes: BTreeMap<String, VolumeChoice>,
 }
 
 async fn up(
@@ -103,19 +104,21 @@ async fn prepare(
     let engine = Engine::connect().await?;
     engine.ensure_sidecar_image(reporter).await?;
     let mut members = Vec::new();
-    for SwapService { service, swap, cluster } in swaps {
+    for SwapService { service, swap, cluster, pod_volumes } in swaps {
         let cluster = ClusterSettings {
             context: cluster.context.or_else(|| settings.cluster.context.clone()),
             namespace: cluster.namespace.or_else(|| settings.cluster.namespace.clone()),
         };
         let found = find(&cluster, &swap, reporter).await?;
+        // What is wrong with the choices shows here, before anything is changed.
+        files::plan::plan(&files::declared(&found.workload), &project.mounts_of(&service), &pod_volumes)?;
         let identity = Identity::new()?;
         let (deployment, notes) = proxy_of(&identity, &found.workload, settings.proxy_image.as_deref())?;
         for note in notes {
             reporter.notice(note.to_string());
         }
         let session = Session::new(identity, found, deployment, Some(name.to_owned()), reporter.clone())?;
-        members.push(Member { service, session });
+        members.push(Member { service, session, pod_volumes });
     }
     Ok((engine, members))
 }
@@ -140,7 +143,7 @@ async fn attend(
     for (member, attached) in members.iter().zip(&attached) {
         let (session, workload) = (member.session.identity.id.as_str(), member.session.workload());
         let mounts = files::live(attached.mounts.clone(), workload);
-        let plan = files::plan::plan(&mounts, &project.mounts_of(&member.service), &BTreeMap::new())?;
+        let plan = files::plan::plan(&mounts, &project.mounts_of(&member.service), &member.pod_volumes)?;
         let prepared = PodFiles::prepare(engine, session, plan).await?;
         project.attach(&Attachment {
             service: &member.service,

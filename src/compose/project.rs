@@ -20,7 +20,7 @@ use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, ROLE_APP, ROLE_SIDE
 
 use crate::error::{Code, Explain};
 use crate::session::files::plan::UserMount;
-use crate::settings::{AppSpec, ClusterSettings, SwapTarget};
+use crate::settings::{AppSpec, ClusterSettings, SwapTarget, VolumeChoice};
 
 /// The extension key of a service.
 const EXTENSION: &str = "x-tpdocker";
@@ -93,6 +93,27 @@ struct Extension {
     swap: String,
     namespace: Option<String>,
     context: Option<String>,
+    #[serde(default)]
+    volumes: BTreeMap<String, VolumeWord>,
+}
+
+/// What the service gets for a volume of the pod. A directory of the laptop is what its own `volumes` are for.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum VolumeWord {
+    Skip,
+    Empty,
+    Copy,
+}
+
+impl From<VolumeWord> for VolumeChoice {
+    fn from(word: VolumeWord) -> Self {
+        match word {
+            VolumeWord::Skip => Self::Skip,
+            VolumeWord::Empty => Self::Empty,
+            VolumeWord::Copy => Self::Copy,
+        }
+    }
 }
 
 /// One service that is to be swapped in.
@@ -104,6 +125,8 @@ pub struct SwapService {
     pub swap: SwapTarget,
     /// Where.
     pub cluster: ClusterSettings,
+    /// What it gets for volumes of the pod.
+    pub pod_volumes: BTreeMap<String, VolumeChoice>,
 }
 
 /// What a running session gives to its service.
@@ -238,6 +261,7 @@ fn swap_of(name: &str, service: &Value, extension: &Value) -> Result<SwapService
         service: name.into(),
         swap: extension.swap.parse::<SwapTarget>().map_err(|error| wrong(error.into()))?,
         cluster: ClusterSettings { context: extension.context, namespace: extension.namespace },
+        pod_volumes: extension.volumes.into_iter().map(|(name, word)| (name, word.into())).collect(),
     })
 }
 
@@ -443,6 +467,8 @@ mod tests {
         assert!(matches!(project(&json!({})).swaps(), Err(ProjectError::NothingToSwap)));
         let typo = project(&json!({"x-tpdocker": {"swap": "s", "namspace": "staging"}}));
         assert!(matches!(typo.swaps(), Err(ProjectError::Extension { .. })));
+        let volumes = project(&json!({"x-tpdocker": {"swap": "s", "volumes": {"data": "copy"}}})).swaps().unwrap();
+        assert_eq!(volumes[0].pod_volumes, [("data".to_owned(), VolumeChoice::Copy)].into());
         let host = project(&json!({"network_mode": "host", "x-tpdocker": {"swap": "s"}}));
         assert!(matches!(host.swaps(), Err(ProjectError::NetworkMode { .. })));
     }

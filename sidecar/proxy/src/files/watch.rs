@@ -14,7 +14,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::reactor::readable;
 
-/// Between two looks, beside inotify. The kubelet itself takes a minute to notice a change of a ConfigMap.
+/// Between two looks, beside inotify. The kubelet itself takes a minute to notice a change of a `ConfigMap`.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// Bytes of events taken at once: one event with the longest name is 272.
 const EVENTS: usize = 4096;
@@ -58,12 +58,12 @@ impl Watch {
                 let drained = ready.try_io(|inotify| Ok(nix::unistd::read(inotify.get_ref(), &mut [0; EVENTS])?));
                 if let Ok(Err(error)) = drained {
                     tracing::warn!("inotify is lost: {error}");
-                    std::future::pending().await
+                    std::future::pending::<()>().await;
                 }
             }
             Err(error) => {
                 tracing::warn!("inotify is lost: {error}");
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
     }
