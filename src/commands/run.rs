@@ -76,7 +76,7 @@ async fn prepare(settings: &RunSettings, output: OutputFormat, reporter: &Report
         )?;
     }
     // What is wrong with the choices shows here, before anything is changed.
-    files::plan_for(&files::declared(&found.workload), settings)?;
+    let files = files::plan_for(&files::declared(&found.workload), settings)?;
     let identity = Identity::new()?;
     let (deployment, notes) = proxy_of(&identity, &found.workload, settings.proxy_image.as_deref())?;
     if settings.dry_run {
@@ -86,6 +86,7 @@ async fn prepare(settings: &RunSettings, output: OutputFormat, reporter: &Report
             proxy: (deployment, notes),
             app,
             net: &settings.net,
+            files: &files,
         });
         match output {
             OutputFormat::Text => print!("{}", plan.to_text()),

@@ -122,6 +122,7 @@ fn a_changed_config_map_arrives_while_the_app_reads_and_it_never_misses_the_file
 
 #[test]
 fn what_the_user_mounts_himself_wins_and_no_secret_is_logged_or_inspected() {
+    const APP: &str = "tpdocker-e2e-files";
     let _staging = staging();
     let before = world();
     let own = tempfile::tempdir().unwrap();
@@ -130,15 +131,14 @@ fn what_the_user_mounts_himself_wins_and_no_secret_is_logged_or_inspected() {
     let mount = format!("{}:/etc/servicename", own.path().display());
     let script = "print(open('/etc/servicename/GREETING').read(), flush=True); import time; time.sleep(600)";
     let mut command = Tpdocker::command(&["-vv"]);
-    command.args(python(&["-v", &mount], script, &[]));
+    command.args(python(&["-v", &mount, "--name", APP], script, &[]));
     let session = Tpdocker::spawn(&mut command);
     until("the app's word", KUBELETS_PATIENCE, || match session.stdout() {
         said if said == "mine\n" => Ok(()),
         said => Err(format!("{said}{}", session.stderr())),
     });
     session.says("/etc/servicename is yours");
-    let app = docker(&["ps", "-q", "--filter", "label=tpdocker.dev/role=app"]);
-    let inspected = docker(&["inspect", "-f", "{{json .HostConfig}}{{json .Mounts}}{{json .Config.Cmd}}", app.trim()]);
+    let inspected = docker(&["inspect", "-f", "{{json .HostConfig}}{{json .Mounts}}{{json .Config.Cmd}}", APP]);
     let arguments = output(std::process::Command::new("ps").args(["-eo", "args"]));
     session.signal(nix::sys::signal::Signal::SIGTERM);
     let ended = session.wait();

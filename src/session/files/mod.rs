@@ -9,34 +9,25 @@
 //! `ConfigMap`, a Secret or a token changes. Nothing goes the other way: what the app writes stays on the laptop.
 
 mod account;
+mod fill;
 mod keeper;
 pub mod plan;
 mod tar;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::Path;
 
-use bytes::Bytes;
-use futures_util::Stream;
-use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 use tpdocker_protocol::contract::SIDECAR_FILES_DIR;
-use tpdocker_protocol::files::{FilesEvent, FilesRequest, MountRequest, Node, NodeKind};
+use tpdocker_protocol::files::{FilesRequest, MountRequest};
 
-use self::keeper::{Keeper, Version};
+use self::keeper::Keeper;
 use self::plan::{FilesPlan, Fill, Medium, PlanError, Planned};
 use super::sidecar::{Sidecar, SidecarError};
 use super::{Attached, Session};
-use crate::cluster::{FilesFeed, PodMount, PortForward, Workload, mounts};
+use crate::cluster::{PodMount, Workload, mounts};
 use crate::docker::{Engine, EngineError, VolumeSpec};
 use crate::error::{Code, Error, Explain};
 use crate::settings::{AppSpec, MountKind, MountSpec, RunSettings};
-
-/// Pieces of a tar between the proxy and the engine; a piece is at most what one read of the connection gives.
-const AHEAD: usize = 16;
-/// As the kubelet makes an `emptyDir`.
-const EMPTY_MODE: u32 = 0o777;
 
 /// The pod's files cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -189,30 +180,16 @@ impl Session {
             return Ok(None);
         }
         let step = self.reporter.step("files");
-        let (tar_tx, tar_rx) = mpsc::channel(AHEAD);
         let asked = asked(&files.plan, |fill| fill != Fill::Empty);
         let mut feed = attached.access.control().await?.files(files.request(&asked)).await?;
-        let mut filling =
-            Filling { files: &files, asked: &asked, tar: Tar(tar_tx), versions: BTreeMap::new(), count: 0 };
-        let read = async {
-            let read = filling.fill(&mut feed).await;
-            filling.tar.finish(read.is_ok()).await;
-            (read, filling.versions, filling.count)
-        };
-        let upload = engine.upload(sidecar, SIDECAR_FILES_DIR, chunks(tar_rx));
-        let ((read, versions, count), uploaded) = tokio::join!(read, upload);
-        let read = match (read, uploaded) {
-            (Err(Interrupted::Read(error)), _) => return Err(error),
-            (_, Err(error)) => return Err(error.into()),
-            (Err(Interrupted::Upload), Ok(())) => return Err(FilesError::OutOfOrder.into()),
-            (Ok(read), Ok(())) => read,
-        };
+        let read = fill::fill(engine, sidecar, &files, &asked, &mut feed).await?;
         for warning in read.warnings {
             self.reporter.warn(warning);
         }
         step.done(format!(
-            "{} mounts with {count} files; changes noticed by {}",
+            "{} mounts with {} files; changes noticed by {}",
             files.plan.mounts.len(),
+            read.count,
             read.watched_by
         ));
         let keeper = Keeper {
@@ -221,7 +198,7 @@ impl Session {
             sidecar: sidecar.to_owned(),
             socket: self.run_dir.socket(),
             files,
-            versions,
+            versions: read.versions,
             reporter: self.reporter.clone(),
         };
         Ok(keeper.is_needed().then(|| AbortOnDropHandle::new(tokio::spawn(keeper.keep(feed, asked)))))
@@ -232,153 +209,7 @@ fn asked(plan: &FilesPlan, wanted: impl Fn(Fill) -> bool) -> Vec<usize> {
     (0..plan.mounts.len()).filter(|index| wanted(plan.mounts[*index].fill)).collect()
 }
 
-/// Why the filling ended early: the reading failed, or the engine does not take any more and says why itself.
-enum Interrupted {
-    Read(Error),
-    Upload,
-}
-
-impl<E: Explain> From<E> for Interrupted {
-    fn from(error: E) -> Self {
-        Self::Read(error.into())
-    }
-}
-
-/// What was found on the way.
-struct Read {
-    warnings: Vec<String>,
-    watched_by: String,
-}
-
-/// The first reading of all mounts, as one tar.
-struct Filling<'a> {
-    files: &'a PodFiles,
-    asked: &'a [usize],
-    tar: Tar,
-    versions: BTreeMap<usize, Version>,
-    count: usize,
-}
-
-impl Filling<'_> {
-    async fn fill(&mut self, feed: &mut FilesFeed<PortForward>) -> Result<Read, Interrupted> {
-        let mut read = Read { warnings: Vec::new(), watched_by: String::new() };
-        for index in asked(&self.files.plan, |fill| fill == Fill::Empty) {
-            self.tar.node(&self.files.plan.place(index), &directory("", EMPTY_MODE)).await?;
-            self.mount_points(index, &BTreeSet::new()).await?;
-        }
-        loop {
-            match feed.event().await? {
-                FilesEvent::Watching { by } => {
-                    read.watched_by = by;
-                    return Ok(read);
-                }
-                FilesEvent::Mount { index } => {
-                    let index = *self.asked.get(index).ok_or(FilesError::OutOfOrder)?;
-                    let left_out = self.mount(feed, index).await?;
-                    if !left_out.is_empty() {
-                        read.warnings.push(incomplete(&self.files.plan.mounts[index], &left_out));
-                    }
-                }
-                _ => return Err(FilesError::OutOfOrder.into()),
-            }
-        }
-    }
-
-    /// One mount, up to its end; gives what is left out.
-    async fn mount(&mut self, feed: &mut FilesFeed<PortForward>, index: usize) -> Result<Vec<String>, Interrupted> {
-        let planned = &self.files.plan.mounts[index];
-        let place = self.files.plan.place(index);
-        let mut version = Version::default();
-        let mut seen = BTreeSet::new();
-        loop {
-            match feed.event().await? {
-                FilesEvent::Node(node) => {
-                    let path = if node.path.is_empty() { place.clone() } else { format!("{place}/{}", node.path) };
-                    self.tar.node(&path, &node).await?;
-                    let mut left = node.size();
-                    while left > 0 {
-                        let piece = feed.content(left).await?;
-                        left -= piece.len() as u64;
-                        self.tar.send(piece).await?;
-                    }
-                    self.tar.send(tar::padding(node.size())).await?;
-                    self.count += usize::from(matches!(node.kind, NodeKind::File { .. }));
-                    version.note(&node);
-                    if !planned.below.is_empty() {
-                        seen.insert(node.path);
-                    }
-                }
-                FilesEvent::End { left_out } => {
-                    self.mount_points(index, &seen).await?;
-                    if planned.fill == Fill::Follow {
-                        self.versions.insert(index, version);
-                    }
-                    return Ok(left_out);
-                }
-                FilesEvent::Failed { message } => {
-                    return Err(FilesError::Mount { path: planned.path.clone(), message }.into());
-                }
-                _ => return Err(FilesError::OutOfOrder.into()),
-            }
-        }
-    }
-
-    /// The engine cannot make a mount point in a mount that is read-only.
-    async fn mount_points(&mut self, index: usize, seen: &BTreeSet<String>) -> Result<(), Interrupted> {
-        const FILE: u32 = 0o644;
-        const DIRECTORY: u32 = 0o755;
-        let place = self.files.plan.place(index);
-        for below in &self.files.plan.mounts[index].below {
-            let parents = below.path.match_indices('/').map(|(at, _)| &below.path[..at]);
-            for parent in parents.filter(|parent| !seen.contains(*parent)) {
-                self.tar.node(&format!("{place}/{parent}"), &directory(parent, DIRECTORY)).await?;
-            }
-            if seen.contains(&below.path) {
-                continue;
-            }
-            let node = if below.is_file {
-                Node { kind: NodeKind::File { size: 0 }, ..directory(&below.path, FILE) }
-            } else {
-                directory(&below.path, DIRECTORY)
-            };
-            self.tar.node(&format!("{place}/{}", below.path), &node).await?;
-        }
-        Ok(())
-    }
-}
-
+/// For people: what a mount lacks.
 fn incomplete(mount: &Planned, left_out: &[String]) -> String {
     format!("{} is not complete; left out: {}", mount.path, left_out.join("; "))
-}
-
-fn directory(path: &str, mode: u32) -> Node {
-    Node { path: path.to_owned(), mode, uid: 0, gid: 0, mtime: 0, kind: NodeKind::Directory }
-}
-
-/// A tar on its way to the engine.
-struct Tar(mpsc::Sender<io::Result<Bytes>>);
-
-impl Tar {
-    async fn send(&self, bytes: Bytes) -> Result<(), Interrupted> {
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        self.0.send(Ok(bytes)).await.map_err(|_| Interrupted::Upload)
-    }
-
-    async fn node(&self, path: &str, node: &Node) -> Result<(), Interrupted> {
-        self.send(tar::head(path, node)).await
-    }
-
-    /// Ends the archive, or breaks it off so that the engine does not take a part for the whole.
-    async fn finish(self, whole: bool) {
-        let last = if whole { Ok(tar::end()) } else { Err(io::ErrorKind::Interrupted.into()) };
-        if self.0.send(last).await.is_err() {
-            tracing::debug!("the engine had stopped to read the tar");
-        }
-    }
-}
-
-fn chunks(tar_rx: mpsc::Receiver<io::Result<Bytes>>) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-    futures_util::stream::unfold(tar_rx, |mut tar_rx| async { tar_rx.recv().await.map(|chunk| (chunk, tar_rx)) })
 }
