@@ -131,7 +131,7 @@ fn what_the_user_mounts_himself_wins_and_no_secret_is_logged_or_inspected() {
     let mount = format!("{}:/etc/servicename", own.path().display());
     let script = "print(open('/etc/servicename/GREETING').read(), flush=True); import time; time.sleep(600)";
     let mut command = Tpdocker::command(&["-vv"]);
-    command.args(python(&["-v", &mount, "--name", APP], script, &[]));
+    command.args(python(&["-v", &mount, "--name", APP, "--init"], script, &[]));
     let session = Tpdocker::spawn(&mut command);
     until("the app's word", KUBELETS_PATIENCE, || match session.stdout() {
         said if said == "mine\n" => Ok(()),

@@ -99,6 +99,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// Whether the path is one below the mount, by its words alone.
+    pub fn is_inside(&self) -> bool {
+        self.path.is_empty() || self.path.split('/').all(|part| !matches!(part, "" | "." | ".."))
+    }
+
     /// Bytes of content that follow the node.
     pub fn size(&self) -> u64 {
         match self.kind {
@@ -136,4 +141,21 @@ pub struct FilesSwap {
     pub links: Vec<(String, String)>,
     /// Names to remove from it at the end: keys that are gone, and the old version.
     pub remove: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_inside_of_its_mount_unless_its_path_leads_elsewhere() {
+        let node =
+            |path: &str| Node { path: path.into(), mode: 0o644, uid: 0, gid: 0, mtime: 0, kind: NodeKind::Directory };
+        for inside in ["", "key", "..data", "..2026_1/key", "a/b/...c"] {
+            assert!(node(inside).is_inside(), "{inside}");
+        }
+        for outside in ["/etc", "..", "a/../..", "a//b", "./a", "a/"] {
+            assert!(!node(outside).is_inside(), "{outside}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -15,9 +16,12 @@ use super::{FilesError, PodFiles, asked, incomplete, tar};
 use crate::cluster::{FilesFeed, PortForward};
 use crate::docker::Engine;
 use crate::error::{Error, Explain};
+use crate::event::Step;
 
 /// Pieces of a tar between the proxy and the engine; a piece is at most what one read of the connection gives.
 const AHEAD: usize = 16;
+/// Copies of claims take a while; so many bytes are told at a time.
+const PROGRESS: u64 = 4 << 20;
 /// As the kubelet makes an `emptyDir`.
 const EMPTY_MODE: u32 = 0o777;
 
@@ -53,9 +57,10 @@ pub(super) async fn fill(
     files: &PodFiles,
     asked: &[usize],
     feed: &mut FilesFeed<PortForward>,
+    step: &Step,
 ) -> Result<FirstReading, Error> {
     let (tar_tx, tar_rx) = mpsc::channel(AHEAD);
-    let mut filling = Filling { files, asked, tar: Tar(tar_tx), found: FirstReading::default() };
+    let mut filling = Filling { files, asked, tar: Tar(tar_tx), found: FirstReading::default(), step, bytes: 0 };
     let reading = async {
         let read = filling.fill(feed).await;
         filling.tar.finish(read.is_ok()).await;
@@ -74,6 +79,8 @@ struct Filling<'a> {
     asked: &'a [usize],
     tar: Tar,
     found: FirstReading,
+    step: &'a Step,
+    bytes: u64,
 }
 
 impl Filling<'_> {
@@ -108,13 +115,14 @@ impl Filling<'_> {
         let mut seen = BTreeSet::new();
         loop {
             match feed.event().await? {
-                FilesEvent::Node(node) => {
+                FilesEvent::Node(node) if node.is_inside() => {
                     let path = if node.path.is_empty() { place.clone() } else { format!("{place}/{}", node.path) };
                     self.tar.node(&path, &node).await?;
                     let mut left = node.size();
                     while left > 0 {
                         let piece = feed.content(left).await?;
                         left -= piece.len() as u64;
+                        self.progress(&planned.path, piece.len() as u64);
                         self.tar.send(piece).await?;
                     }
                     self.tar.send(tar::padding(node.size())).await?;
@@ -136,6 +144,14 @@ impl Filling<'_> {
                 }
                 _ => return Err(FilesError::OutOfOrder.into()),
             }
+        }
+    }
+
+    fn progress(&mut self, path: &str, more: u64) {
+        let told = self.bytes / PROGRESS;
+        self.bytes += more;
+        if self.bytes / PROGRESS > told {
+            self.step.progress(format!("{path}: {} MiB", self.bytes >> 20));
         }
     }
 
@@ -164,7 +180,9 @@ impl Filling<'_> {
 }
 
 fn directory(path: &str, mode: u32) -> Node {
-    Node { path: path.to_owned(), mode, uid: 0, gid: 0, mtime: 0, kind: NodeKind::Directory }
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let mtime = i64::try_from(now).unwrap_or(0);
+    Node { path: path.to_owned(), mode, uid: 0, gid: 0, mtime, kind: NodeKind::Directory }
 }
 
 /// A tar on its way to the engine.

@@ -146,7 +146,7 @@ impl Keeper {
         let mut members = BTreeMap::new();
         loop {
             match feed.event().await? {
-                FilesEvent::Node(node) => {
+                FilesEvent::Node(node) if node.is_inside() => {
                     let mut member = BytesMut::from(&tar::head(&format!("{place}/{}", node.path), &node)[..]);
                     let mut left = node.size();
                     while left > 0 {

@@ -182,7 +182,7 @@ impl Session {
         let step = self.reporter.step("files");
         let asked = asked(&files.plan, |fill| fill != Fill::Empty);
         let mut feed = attached.access.control().await?.files(files.request(&asked)).await?;
-        let read = fill::fill(engine, sidecar, &files, &asked, &mut feed).await?;
+        let read = fill::fill(engine, sidecar, &files, &asked, &mut feed, &step).await?;
         for warning in read.warnings {
             self.reporter.warn(warning);
         }

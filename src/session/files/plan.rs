@@ -180,8 +180,20 @@ pub fn plan(
             fill => fill,
         };
         plan.mounts.push(Planned { path, store, fill, read_only: mount.read_only, below });
+        if mount.source != Source::Published {
+            plan.notices.extend(apart(pod, mount));
+        }
     }
     Ok(plan)
+}
+
+/// What is written at one mount of a volume is not seen at another one; told at the last of them.
+fn apart(pod: &[PodMount], mount: &PodMount) -> Option<String> {
+    let same: Vec<&PodMount> = pod.iter().filter(|other| other.volume == mount.volume).collect();
+    (same.len() > 1 && same.last().is_some_and(|last| *last == mount)).then(|| {
+        let paths: Vec<&str> = same.iter().map(|mount| mount.path.as_str()).collect();
+        format!("{} are of one volume in the pod and apart in the app", paths.join(" and "))
+    })
 }
 
 /// Whether every choice is about a volume of the container.

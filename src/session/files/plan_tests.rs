@@ -56,6 +56,9 @@ fn scratch_volumes_are_on_disk_or_in_a_memory_of_their_own_size() {
     let shared = PodMount { shared_with: vec!["sibling".into()], ..scratch("/cache", false, None) };
     let told = lines(&[shared], &[], &BTreeMap::new());
     assert!(told[1].contains("/cache is shared with sibling in the pod"), "{told:?}");
+    let twice = [scratch("/a", false, None), scratch("/b", false, None)];
+    let told = lines(&twice, &[], &BTreeMap::new());
+    assert_eq!(told[2..], ["/a and /b are of one volume in the pod and apart in the app"]);
 }
 
 #[test]
