@@ -8,6 +8,7 @@ use serde::Serialize;
 use tpdocker_protocol::contract::ANNOTATION_SWAP;
 
 use crate::cluster::{Facts, Note, Workload};
+use crate::session::files::plan::FilesPlan;
 use crate::settings::{AppSpec, NetSpec};
 
 /// A session's plan.
@@ -43,11 +44,13 @@ pub struct Found<'a> {
     pub app: &'a AppSpec,
     /// Its network.
     pub net: &'a NetSpec,
+    /// The pod's files, as the workload declares them.
+    pub files: &'a FilesPlan,
 }
 
 /// The plan of `tpdocker run`.
 pub fn plan(found: Found<'_>) -> Plan {
-    let Found { cluster, workload, proxy: (proxy, notes), app, net } = found;
+    let Found { cluster, workload, proxy: (proxy, notes), app, net, files } = found;
     let original = describe(workload);
     let name = proxy.metadata.name.clone().unwrap_or_default();
     let step = |step, does: String| PlanStep { step, does };
@@ -57,12 +60,17 @@ pub fn plan(found: Found<'_>) -> Plan {
         step("record", format!("annotate it with {ANNOTATION_SWAP}: session, owner, {}", replicas(workload.replicas))),
         step("proxy", format!("create deployment/{name} from its pod template, wait for its pod")),
         step("sidecar", sidecar(net)),
+        step("files", mounts(files)),
         step("tunnel", "port-forward to the proxy, admission by the session's key".into()),
-        step("app", format!("run {} in the sidecar's network namespace with the pod's environment", app.image)),
+        step(
+            "app",
+            format!("run {} in the sidecar's network namespace with the pod's environment and files", app.image),
+        ),
         step("swap", format!("when the app listens on {}: scale the original to 0", ports(workload))),
         step("restore", format!("at the end: scale back to {}, delete the proxy", replicas(workload.replicas))),
     ];
-    Plan { steps, notes: notes.iter().map(ToString::to_string).collect(), proxy }
+    let notes = notes.iter().map(ToString::to_string).chain(files.notices.iter().cloned());
+    Plan { steps, notes: notes.collect(), proxy }
 }
 
 impl Plan {
@@ -102,6 +110,13 @@ pub fn ports(workload: &Workload) -> String {
         [] => "none".into(),
         ports => ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     }
+}
+
+fn mounts(files: &FilesPlan) -> String {
+    let paths = files.mounts.iter().map(|mount| &mount.path).chain(files.laptop.iter().map(|mount| &mount.target));
+    let paths: Vec<&str> = paths.map(String::as_str).collect();
+    let declared = if paths.is_empty() { String::new() } else { format!("{}, and ", paths.join(", ")) };
+    format!("mount {declared}what admission adds to the pod, such as a token, at the same paths")
 }
 
 fn replicas(number: i32) -> String {

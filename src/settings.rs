@@ -159,8 +159,23 @@ pub struct RunSettings {
     pub net: NetSpec,
     /// `--hold`.
     pub hold: Hold,
+    /// `--pod-volume`, by the volume's or the claim's name.
+    pub pod_volumes: BTreeMap<String, VolumeChoice>,
     /// Print the plan and change nothing.
     pub dry_run: bool,
+}
+
+/// What the user's container gets in the place of a volume of the pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VolumeChoice {
+    /// Nothing.
+    Skip,
+    /// An empty directory.
+    Empty,
+    /// What is in it, copied once through the proxy.
+    Copy,
+    /// A directory of the laptop, absolute.
+    Laptop(String),
 }
 
 /// The user's container, less what belongs to the owner of its network namespace.
@@ -189,6 +204,8 @@ pub struct AppSpec {
     pub workdir: Option<String>,
     /// `-u`.
     pub user: Option<String>,
+    /// Groups of the app beside its own.
+    pub groups: Vec<String>,
     /// `--name`.
     pub name: Option<String>,
     /// `-i`.

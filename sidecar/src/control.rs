@@ -12,11 +12,12 @@ use tokio::io::AsyncReadExt;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tpdocker_protocol::contract::{SIDECAR_CARRIER, SIDECAR_CONTROL, SIDECAR_HOST_PORT};
+use tpdocker_protocol::contract::{SIDECAR_CARRIER, SIDECAR_CONTROL, SIDECAR_FILES_DIR, SIDECAR_HOST_PORT};
 use tpdocker_protocol::control::{SidecarReply, SidecarRequest};
 use tpdocker_tunnel::messages::{MessageError, Messages};
 
 use crate::dataplane::DataPlane;
+use crate::volumes;
 
 /// Everybody may use the socket who can reach it: the CLI does not run as root, and its directory keeps others out.
 const SOCKET_MODE: u32 = 0o666;
@@ -90,6 +91,13 @@ async fn requests(connection: UnixStream, plane: &DataPlane) -> Result<(), Messa
                 Some(SidecarRequest::Configure(config)) => {
                     let reply = match plane.configure(&config).await {
                         Ok(()) => SidecarReply::Configured,
+                        Err(error) => SidecarReply::Error { message: error.to_string() },
+                    };
+                    messages.send(&reply).await?;
+                }
+                Some(SidecarRequest::SwapFiles(swap)) => {
+                    let reply = match volumes::swap(Path::new(SIDECAR_FILES_DIR), &swap) {
+                        Ok(()) => SidecarReply::Swapped,
                         Err(error) => SidecarReply::Error { message: error.to_string() },
                     };
                     messages.send(&reply).await?;

@@ -14,7 +14,8 @@
 //! - [`link`] — the tunnel of the moment;
 //! - [`relay`] — what the app sends; [`deliver`] — what the cluster sends, [`callers`] — from whose address;
 //! - [`names`] — siblings on Docker networks; [`host_ports`] — the laptop's localhost;
-//! - [`control`] — the Unix socket; [`files`] — the files of the pod; [`health`] — the engine's health check.
+//! - [`control`] — the Unix socket; [`files`] — the pod's resolver and hosts; [`volumes`] — its volumes;
+//! - [`health`] — the engine's health check.
 
 pub mod args;
 mod callers;
@@ -32,3 +33,4 @@ mod names;
 mod podip;
 pub mod ports;
 mod relay;
+pub mod volumes;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::settings::{AppSpec, ClusterSettings, Hold, NetSpec, OutputFormat, RunSettings, SwapTarget};
+use crate::settings::{AppSpec, ClusterSettings, Hold, NetSpec, OutputFormat, RunSettings, SwapTarget, VolumeChoice};
 
 use super::error::UsageError;
 
@@ -19,6 +19,7 @@ pub(super) struct Draft {
     pub(super) proxy_image: Option<String>,
     pub(super) hold: Hold,
     pub(super) dry_run: bool,
+    pub(super) pod_volumes: BTreeMap<String, VolumeChoice>,
     pub(super) app: AppSpec,
     pub(super) net: NetSpec,
     /// Of `--env-file`; docker lets `-e` win over files wherever they stand.
@@ -45,6 +46,7 @@ impl Draft {
             app,
             net: self.net,
             hold: self.hold,
+            pod_volumes: self.pod_volumes,
             dry_run: self.dry_run,
         })
     }

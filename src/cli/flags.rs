@@ -144,6 +144,12 @@ pub static FLAGS: &[Flag] = &[
         value::container_to_host,
         "Lead a port of the container's localhost to the laptop's",
     ))),
+    repeatable(ours(
+        "pod-volume",
+        Value("NAME=skip|empty|copy|DIR"),
+        value::pod_volume,
+        "What the app gets for a volume or claim of the pod",
+    )),
     ours("dry-run", Switch, value::dry_run, "Print the plan and change nothing"),
     ours("output", Value("text|json"), value::output, "How steps and errors are told on stderr"),
     repeatable(ours("verbose", Switch, value::verbose, "Log to stderr; again for more (after `run`, -v is a volume)")),

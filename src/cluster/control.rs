@@ -37,7 +37,7 @@ impl std::fmt::Debug for Identity<'_> {
 /// Requests to the proxy over an admitted connection.
 #[derive(Debug)]
 pub struct ControlClient<S> {
-    messages: Messages<S>,
+    pub(super) messages: Messages<S>,
 }
 
 // === impl Cluster ===

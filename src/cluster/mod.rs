@@ -10,7 +10,8 @@
 //! - [`template`]: the proxy's Deployment, a pure function of the workload, with [`security`] and [`resources`];
 //! - [`rights`]: what the session may do, asked before anything changes;
 //! - [`proxy`]: create it and wait, and [`failure`]: say early why it will not start;
-//! - [`carrier`]: a byte pipe to the proxy, and [`control`]: admission and requests on it;
+//! - [`mounts`]: what is mounted into the swapped container;
+//! - [`carrier`]: a byte pipe to the proxy, [`control`]: admission and requests on it, and [`files`]: the pod's files;
 //! - [`swap`]: record, scale, restore; [`presence`]: which pods still answer for the original;
 //! - [`error`]: what can go wrong and its cure.
 
@@ -20,6 +21,8 @@ pub mod connect;
 pub mod control;
 pub mod error;
 pub mod failure;
+pub mod files;
+pub mod mounts;
 pub mod ports;
 pub mod presence;
 pub mod proxy;
@@ -34,6 +37,8 @@ pub use carrier::PortForward;
 pub use connect::{Cluster, Facts};
 pub use control::{ControlClient, admit};
 pub use error::ClusterError;
+pub use files::FilesFeed;
+pub use mounts::{PodMount, Source};
 pub use proxy::{Proxy, ProxyPod};
 pub use swap::Restored;
 pub use template::{Note, ProxySpec, control_port, proxy_deployment};

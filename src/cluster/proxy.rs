@@ -13,6 +13,7 @@ use tpdocker_protocol::contract::LABEL_SESSION;
 use super::connect::Cluster;
 use super::error::{Cause, ClusterError};
 use super::failure::{Failure, Outlook, is_ready, outlook, rejected};
+use super::mounts::{self, PodMount};
 use super::presence::Watched;
 
 /// An autoscaler that is about to add a node says so within seconds, but takes minutes; somebody waits in front of a
@@ -43,6 +44,8 @@ pub struct ProxyPod {
     pub node: Option<String>,
     /// Its address.
     pub ip: Option<String>,
+    /// What is mounted into the proxy's container.
+    pub mounts: Vec<PodMount>,
 }
 
 /// How far the pod must have come.
@@ -170,12 +173,12 @@ impl Proxy {
                             unschedulable_since = Some(message);
                             continue;
                         }
-                        Outlook::Running if stage != Stage::Ready || is_ready(pod) => return Ok(ProxyPod::of(pod)),
+                        Outlook::Running if stage != Stage::Ready || is_ready(pod) => return Ok(ProxyPod::of(pod, &self.container)),
                         Outlook::Running => tell("the proxy's readiness".into()),
                         Outlook::Waiting(what) => {
                             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
                             if stage == Stage::Scheduled && node.is_some() {
-                                return Ok(ProxyPod::of(pod));
+                                return Ok(ProxyPod::of(pod, &self.container));
                             }
                             tell(what);
                         }
@@ -238,12 +241,14 @@ impl Proxy {
 }
 
 impl ProxyPod {
-    fn of(pod: &Pod) -> Self {
+    fn of(pod: &Pod, container: &str) -> Self {
         let status = pod.status.as_ref();
+        let mounts = pod.spec.as_ref().map(|spec| mounts::of_container(spec, container));
         Self {
             name: pod.name_any(),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
             ip: status.and_then(|status| status.pod_ip.clone()),
+            mounts: mounts.unwrap_or_default(),
         }
     }
 }

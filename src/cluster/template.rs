@@ -19,7 +19,7 @@ use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, PROXY_PATH, ROLE_PR
 
 use super::error::ClusterError;
 use super::workload::Workload;
-use super::{resources, security};
+use super::{mounts, resources, security};
 
 /// A pod's name is its Deployment's with `-` + 10 + `-` + 5 characters, and becomes a host name of at most 63.
 const MAX_NAME: usize = 63 - 17;
@@ -67,6 +67,8 @@ pub enum Note {
     Unprivileged,
     /// The proxy runs as user 0, with `NET_BIND_SERVICE` alone, to bind this port as the original may do.
     RootForLowPort(Port),
+    /// The proxy runs as user 0, without any capability, to read the files of this volume as the original may do.
+    RootForFiles(String),
     /// The template's user is not 0, and whether this port can be bound depends on the node.
     LowPort(Port),
     /// A `StatefulSet`'s claim is an empty directory in the proxy: the claim itself stays with the original.
@@ -88,6 +90,9 @@ impl fmt::Display for Note {
             Self::Unprivileged => f.write_str("the container is privileged, the proxy is not"),
             Self::RootForLowPort(port) => {
                 write!(f, "the proxy runs as root with NET_BIND_SERVICE alone, to bind {port}")
+            }
+            Self::RootForFiles(volume) => {
+                write!(f, "the proxy runs as root without capabilities, to read volume {volume}")
             }
             Self::LowPort(port) => write!(f, "the proxy may be unable to bind {port} without being root"),
             Self::EmptyClaim(name) => write!(f, "volume {name} is empty in the proxy; the claim stays untouched"),
@@ -190,11 +195,12 @@ fn first_pod(workload: &Workload) -> String {
 
 fn pod_spec(mut pod: PodSpec, workload: &Workload, proxy: &ProxySpec, notes: &mut Vec<Note>) -> PodSpec {
     let pod_security = pod.security_context.clone().unwrap_or_default();
+    let volumes = pod.volumes.clone().unwrap_or_default();
     for container in pod.containers.iter_mut().chain(pod.init_containers.iter_mut().flatten()) {
         strip_host_ports(container, notes);
     }
     for container in pod.containers.iter_mut().filter(|container| container.name == workload.container) {
-        *container = proxy_container(container, workload, proxy, &pod_security, notes);
+        *container = proxy_container(container, workload, proxy, &pod_security, &volumes, notes);
     }
     if let Some(stateful) = &workload.stateful {
         // What the StatefulSet's controller would have set; peers find the pod under this name.
@@ -231,6 +237,7 @@ fn proxy_container(
     workload: &Workload,
     proxy: &ProxySpec,
     pod_security: &k8s_openapi::api::core::v1::PodSecurityContext,
+    volumes: &[Volume],
     notes: &mut Vec<Note>,
 ) -> Container {
     notes.extend(original.volume_devices.iter().flatten().map(|device| Note::NoDevice(device.name.clone())));
@@ -249,6 +256,7 @@ fn proxy_container(
             original.security_context.as_ref(),
             pod_security,
             &workload.ports,
+            mounts::closed_volume(original, volumes),
             notes,
         )),
         readiness_probe: Some(readiness()),

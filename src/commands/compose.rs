@@ -4,6 +4,7 @@
 //! starts Compose; the sidecars are Compose's containers then, and the tunnels are built as they appear. Each service
 //! starts when its sidecar is healthy, which is when its tunnel carries traffic.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::process::ExitStatus;
@@ -23,11 +24,12 @@ use crate::error::{Bug, Code, Error, Explain};
 use crate::event::Reporter;
 use crate::image;
 use crate::output::{Console, TerminalMode};
+use crate::session::files::{self, PodFiles};
 use crate::session::identity::Identity;
 use crate::session::rundir::{self, SessionRecord};
 use crate::session::signals::Signals;
 use crate::session::{Attached, Session, environment, find, proxy_of};
-use crate::settings::{ClusterSettings, ComposeAction, ComposeSettings, Hold, NetSpec};
+use crate::settings::{AppSpec, ClusterSettings, ComposeAction, ComposeSettings, Hold, NetSpec, VolumeChoice};
 
 /// How long `down` waits for a session in another terminal: a restore waits for the original's pods.
 const SESSION_ENDS_WITHIN: Duration = Duration::from_mins(4);
@@ -67,6 +69,7 @@ struct Member {
     session: Session,
     hold: Hold,
     net: NetSpec,
+    pod_volumes: BTreeMap<String, VolumeChoice>,
 }
 
 async fn up(
@@ -110,19 +113,21 @@ async fn prepare(
     let engine = Engine::connect().await?;
     engine.ensure_sidecar_image(reporter).await?;
     let mut members = Vec::new();
-    for SwapService { service, swap, cluster, net, hold } in swaps {
+    for SwapService { service, swap, cluster, net, hold, pod_volumes } in swaps {
         let cluster = ClusterSettings {
             context: cluster.context.or_else(|| settings.cluster.context.clone()),
             namespace: cluster.namespace.or_else(|| settings.cluster.namespace.clone()),
         };
         let found = find(&cluster, &swap, reporter).await?;
+        // What is wrong with the choices shows here, before anything is changed.
+        files::plan::plan(&files::declared(&found.workload), &project.mounts_of(&service), &pod_volumes)?;
         let identity = Identity::new()?;
         let (deployment, notes) = proxy_of(&identity, &found.workload, settings.proxy_image.as_deref())?;
         for note in notes {
             reporter.notice(note.to_string());
         }
         let session = Session::new(identity, found, deployment, Some(name.to_owned()), reporter.clone())?;
-        members.push(Member { service, session, net, hold });
+        members.push(Member { service, session, net, hold, pod_volumes });
     }
     Ok((engine, members))
 }
@@ -144,7 +149,12 @@ async fn attend(
         received = signals.end() => return Ok(received.exit_code()),
     };
     let host_gateway = engine.has_host_gateway().await?;
+    let mut files = Vec::new();
     for (member, attached) in members.iter().zip(&attached) {
+        let (session, workload) = (member.session.identity.id.as_str(), member.session.workload());
+        let mounts = files::live(attached.mounts.clone(), workload);
+        let plan = files::plan::plan(&mounts, &project.mounts_of(&member.service), &member.pod_volumes)?;
+        let prepared = PodFiles::prepare(engine, session, plan).await?;
         project.attach(&Attachment {
             service: &member.service,
             session: member.session.identity.id.as_str(),
@@ -153,11 +163,14 @@ async fn attend(
             hostname: &attached.pod.hostname,
             host_gateway,
             env: &environment::of_pod(&attached.pod, member.session.original()),
+            volumes: &prepared.volumes(),
+            pod: &prepared.dress(&AppSpec::default(), workload),
         })?;
+        files.push(prepared);
     }
     console.quiet_live(TerminalMode::Cooked);
     let mut child = compose.up(project).await?;
-    let mut links = std::pin::pin!(keep_swapped(engine, members, &attached));
+    let mut links = std::pin::pin!(keep_swapped(engine, members, &attached, files));
     loop {
         tokio::select! {
             status = child.wait() => return exit_code(status),
@@ -186,11 +199,15 @@ fn exit_code(status: io::Result<ExitStatus>) -> Result<u8, Error> {
 
 /// Builds the tunnels as the sidecars appear, and swaps as the apps listen; then keeps the tunnels until one of the
 /// sidecars is gone.
-async fn keep_swapped(engine: &Engine, members: &[Member], attached: &[Attached]) -> End {
-    let each = members.iter().zip(attached).map(|(member, attached)| async {
-        let link = member.session.link(attached, engine, &member.net, member.hold).await.map_err(End::Failed)?;
+async fn keep_swapped(engine: &Engine, members: &[Member], attached: &[Attached], files: Vec<PodFiles>) -> End {
+    let each = members.iter().zip(attached).zip(files).map(|((member, attached), files)| async move {
+        let Member { session, net, hold, .. } = member;
+        let sidecar = session.sidecar_of_compose(engine).await.map_err(End::Failed)?;
+        // Before the link: the tunnel makes the sidecar healthy, and then Compose starts the app.
+        let _renewal = session.files(attached, engine, &sidecar, files).await.map_err(End::Failed)?;
+        let link = session.link(attached, engine, net, *hold).await.map_err(End::Failed)?;
         let swapped = async {
-            member.session.swap(attached).await.map_err(End::Failed)?;
+            session.swap(attached).await.map_err(End::Failed)?;
             std::future::pending::<Result<Infallible, End>>().await
         };
         tokio::select! {

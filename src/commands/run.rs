@@ -8,11 +8,13 @@
 use std::time::Duration;
 
 use super::undo;
+use crate::cluster::PodMount;
 use crate::docker::{App, Engine, Exit, Running, Sidecar, SidecarSpec, Stdio};
 use crate::error::{Bug, Error};
 use crate::event::Reporter;
 use crate::output::{Console, TerminalMode};
 use crate::plan::{self, plan};
+use crate::session::files::{self, PodFiles, Renewal};
 use crate::session::identity::Identity;
 use crate::session::link::Link;
 use crate::session::signals::{Received, Signals};
@@ -73,6 +75,8 @@ async fn prepare(settings: &RunSettings, output: OutputFormat, reporter: &Report
             engine.ensure_image(&app.image, app.pull, app.platform.as_deref(), reporter)
         )?;
     }
+    // What is wrong with the choices shows here, before anything is changed.
+    let files = files::plan_for(&files::declared(&found.workload), settings)?;
     let identity = Identity::new()?;
     let (deployment, notes) = proxy_of(&identity, &found.workload, settings.proxy_image.as_deref())?;
     if settings.dry_run {
@@ -82,6 +86,7 @@ async fn prepare(settings: &RunSettings, output: OutputFormat, reporter: &Report
             proxy: (deployment, notes),
             app,
             net: &settings.net,
+            files: &files,
         });
         match output {
             OutputFormat::Text => print!("{}", plan.to_text()),
@@ -120,6 +125,7 @@ struct Up {
     app: App,
     running: Running,
     link: Link,
+    _renewal: Renewal,
 }
 
 impl Work<'_> {
@@ -140,26 +146,41 @@ impl Work<'_> {
         // The pod's name is its host name; it is known as soon as the pod exists.
         let scheduled = proxy.wait_scheduled(SCHEDULED_WITHIN, |_| {});
         let sidecar = async {
-            let hostname = match (&net.hostname, scheduled.await) {
-                (Some(own), scheduled) => scheduled.map(|_| own.clone())?,
-                (None, scheduled) => hostname_of(self.session, scheduled?.name),
-            };
-            self.start_sidecar(hostname, &reporter).await
+            let pod = scheduled.await?;
+            let files = self.prepare_files(pod.mounts).await?;
+            let hostname = net.hostname.clone().unwrap_or_else(|| hostname_of(self.session, pod.name));
+            let sidecar = self.start_sidecar(hostname, files.volumes(), &reporter).await?;
+            Ok::<_, Error>((sidecar, files))
         };
-        let (attached, sidecar) = tokio::try_join!(self.session.attach(proxy.clone()), sidecar)?;
-        let link = self.session.link(&attached, self.engine, net, *hold).await?;
+        let (attached, (sidecar, files)) = tokio::try_join!(self.session.attach(proxy.clone()), sidecar)?;
+        let dressed = files.dress(app, self.session.workload());
+        let (link, renewal) = tokio::try_join!(
+            self.session.link(&attached, self.engine, net, *hold),
+            self.session.files(&attached, self.engine, &sidecar.id, files)
+        )?;
         let env = environment::merged(environment::of_pod(&attached.pod, self.session.original()), app, net);
         let step = reporter.step("app");
         let session = self.session.identity.id.as_str();
         let window = stdio.window();
-        let created = self.engine.create_app(session, &sidecar, app, env, window).await?;
+        let created = self.engine.create_app(session, &sidecar, &dressed, env, window).await?;
         self.console.quiet_live(if app.tty { TerminalMode::Raw } else { TerminalMode::Cooked });
         let running = created.run(stdio).await?;
         step.done(format!("{} in container {}", app.image, &created.id()[..12.min(created.id().len())]));
-        Ok(Up { attached, app: created, running, link })
+        Ok(Up { attached, app: created, running, link, _renewal: renewal })
     }
 
-    async fn start_sidecar(&self, hostname: String, reporter: &Reporter) -> Result<Sidecar, Error> {
+    /// The volumes for the pod's files; admission has added to the pod what it adds.
+    async fn prepare_files(&self, mounts: Vec<PodMount>) -> Result<PodFiles, Error> {
+        let plan = files::plan_for(&files::live(mounts, self.session.workload()), self.settings)?;
+        Ok(PodFiles::prepare(self.engine, self.session.identity.id.as_str(), plan).await?)
+    }
+
+    async fn start_sidecar(
+        &self,
+        hostname: String,
+        volumes: Vec<(String, String)>,
+        reporter: &Reporter,
+    ) -> Result<Sidecar, Error> {
         let RunSettings { app, net, .. } = self.settings;
         let step = reporter.step("sidecar");
         let id = &self.session.identity.id;
@@ -170,6 +191,7 @@ impl Work<'_> {
             net: net.clone(),
             aliases: app.name.iter().cloned().collect(),
             run_dir: self.session.run_dir.shared(),
+            volumes,
         };
         let sidecar = self.engine.start_sidecar(&spec).await?;
         let published: Vec<String> = net.publish.iter().map(ToString::to_string).collect();
@@ -181,7 +203,7 @@ impl Work<'_> {
 
     /// From the app's start to its end: one loop puts the app, the swap and the signals in order.
     async fn attend(&self, up: Up, signals: &mut Signals) -> Result<u8, Error> {
-        let Up { attached, app, mut running, link } = up;
+        let Up { attached, app, mut running, link, _renewal } = up;
         let mut sidecar_ended = std::pin::pin!(link.sidecar_ended());
         let mut swap = std::pin::pin!(self.session.swap(&attached));
         let mut swapped = false;

@@ -21,7 +21,8 @@ use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, ROLE_APP, ROLE_SIDE
 use crate::cli::bypass_network;
 use crate::docker::name_the_laptop;
 use crate::error::{Code, Explain};
-use crate::settings::{ClusterSettings, Hold, NetSpec, SwapTarget};
+use crate::session::files::plan::UserMount;
+use crate::settings::{AppSpec, ClusterSettings, Hold, NetSpec, SwapTarget, VolumeChoice};
 
 /// The extension key of a service.
 const EXTENSION: &str = "x-tpdocker";
@@ -101,6 +102,27 @@ struct Extension {
     /// As `--container-to-host`; YAML reads a port alone as a number.
     #[serde(default, rename = "container-to-host")]
     container_to_host: Vec<Value>,
+    #[serde(default)]
+    volumes: BTreeMap<String, VolumeWord>,
+}
+
+/// What the service gets for a volume of the pod. A directory of the laptop is what its own `volumes` are for.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum VolumeWord {
+    Skip,
+    Empty,
+    Copy,
+}
+
+impl From<VolumeWord> for VolumeChoice {
+    fn from(word: VolumeWord) -> Self {
+        match word {
+            VolumeWord::Skip => Self::Skip,
+            VolumeWord::Empty => Self::Empty,
+            VolumeWord::Copy => Self::Copy,
+        }
+    }
 }
 
 /// One service that is to be swapped in.
@@ -116,6 +138,8 @@ pub struct SwapService {
     pub hold: Hold,
     /// What the session has to know of the service's network; Compose sets it up.
     pub net: NetSpec,
+    /// What it gets for volumes of the pod.
+    pub pod_volumes: BTreeMap<String, VolumeChoice>,
 }
 
 /// What a running session gives to its service.
@@ -135,6 +159,10 @@ pub struct Attachment<'a> {
     pub host_gateway: bool,
     /// The pod's environment; the service's own variables win.
     pub env: &'a [(String, String)],
+    /// Volumes of the engine with the pod's files, and where the sidecar mounts each.
+    pub volumes: &'a [(String, String)],
+    /// The service as the pod has it: user, groups and mounts; the service's own user wins.
+    pub pod: &'a AppSpec,
 }
 
 /// A resolved Compose project.
@@ -200,7 +228,30 @@ impl Project {
         let sidecar_name = sidecar_name(attachment.service);
         join(service, &sidecar_name, attachment)?;
         services.insert(sidecar_name, sidecar(moved, attachment)?);
+        let model = self.model.as_object_mut().ok_or(ProjectError::Shape("not a map"))?;
+        let volumes = object(model, "volumes")?;
+        for (name, _) in attachment.volumes {
+            volumes.insert(name.clone(), json!({"name": name, "external": true}));
+        }
         Ok(())
+    }
+
+    /// What a service mounts itself.
+    pub fn mounts_of(&self, service: &str) -> Vec<UserMount> {
+        let service = &self.model["services"][service];
+        let volumes = service["volumes"].as_array().into_iter().flatten().map(|volume| {
+            let source = volume["source"].as_str().filter(|_| volume["type"] == "bind");
+            (volume["target"].as_str(), source.is_some_and(|source| Path::new(source).is_file()))
+        });
+        let tmpfs = service["tmpfs"].as_array().into_iter().flatten().map(|path| (path.as_str(), false));
+        volumes
+            .chain(tmpfs)
+            .filter_map(|(path, is_file)| {
+                // A tmpfs may have options behind a colon.
+                let path = path?.split(':').next().unwrap_or_default().to_owned();
+                Some(UserMount { path, is_file })
+            })
+            .collect()
     }
 
     /// For the standard input of `docker compose --file -`.
@@ -231,6 +282,7 @@ fn swap_of(name: &str, service: &Value, extension: &Value) -> Result<SwapService
             host_ports: collected(extension.container_to_host.iter().map(|port| text(port).parse())).map_err(wrong)?,
             ..NetSpec::default()
         },
+        pod_volumes: extension.volumes.into_iter().map(|(name, word)| (name, word.into())).collect(),
     })
 }
 
@@ -245,6 +297,22 @@ fn join(service: &mut Map<String, Value>, sidecar_name: &str, attachment: &Attac
         environment.entry(name.clone()).or_insert_with(|| json!(value.replace('$', "$$")));
     }
     label(object(service, "labels")?, attachment.session, ROLE_APP);
+    if let Some(user) = &attachment.pod.user {
+        service.entry("user").or_insert_with(|| json!(user));
+    }
+    if !attachment.pod.groups.is_empty() {
+        let groups = list(service, "group_add")?;
+        groups.extend(attachment.pod.groups.iter().map(|group| json!(group)));
+    }
+    if !attachment.pod.mounts.is_empty() {
+        // The engine would look for a mount's source when the container is created, and it is there when it is started.
+        let bind = json!({"create_host_path": true});
+        list(service, "volumes")?.extend(attachment.pod.mounts.iter().map(|mount| {
+            json!({
+                "type": "bind", "source": mount.source, "target": mount.target, "read_only": mount.read_only, "bind": bind
+            })
+        }));
+    }
     Ok(())
 }
 
@@ -261,6 +329,13 @@ fn sidecar(mut moved: Map<String, Value>, attachment: &Attachment<'_>) -> Result
     }
     let mut labels = Map::new();
     label(&mut labels, attachment.session, ROLE_SIDECAR);
+    let mut volumes = vec![json!({"type": "bind", "source": attachment.run_dir, "target": SIDECAR_RUN_DIR})];
+    volumes.extend(
+        attachment
+            .volumes
+            .iter()
+            .map(|(name, path)| json!({"type": "volume", "source": name, "target": path, "volume": {"nocopy": true}})),
+    );
     let own = json!({
         "image": attachment.sidecar_image,
         "pull_policy": "never",
@@ -268,7 +343,7 @@ fn sidecar(mut moved: Map<String, Value>, attachment: &Attachment<'_>) -> Result
         "cap_add": ["NET_ADMIN", "NET_RAW"],
         "security_opt": ["no-new-privileges:true"],
         "restart": "no",
-        "volumes": [{"type": "bind", "source": attachment.run_dir, "target": SIDECAR_RUN_DIR}],
+        "volumes": volumes,
         "healthcheck": {
             "test": ["CMD", SIDECAR_PATH, "healthy"],
             // Compose starts the app as soon as a probe succeeds, so the interval is a part of every start.
@@ -318,6 +393,15 @@ fn label(labels: &mut Map<String, Value>, session: &str, role: &str) {
     labels.insert(LABEL_ROLE.into(), json!(role));
 }
 
+/// The list at `key`, made when absent.
+fn list<'a>(service: &'a mut Map<String, Value>, key: &'static str) -> Result<&'a mut Vec<Value>, ProjectError> {
+    let value = service.entry(key).or_insert(Value::Null);
+    if value.is_null() {
+        *value = json!([]);
+    }
+    value.as_array_mut().ok_or(ProjectError::Shape(key))
+}
+
 /// The map at `key`, made when absent: a resolved model has no lists where a map will do.
 fn object<'a>(
     service: &'a mut Map<String, Value>,
@@ -333,6 +417,7 @@ fn object<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::settings::{MountKind, MountSpec};
 
     fn project(service: &Value) -> Project {
         let mut model = json!({"name": "shop", "services": {"web": service, "cache": {"image": "redis"}}});
@@ -353,6 +438,18 @@ mod tests {
             hostname: "web-abc",
             host_gateway: true,
             env,
+            volumes: &[("tpdocker-s1-memory".to_owned(), "/run/tpdocker-files/memory".to_owned())],
+            pod: &AppSpec {
+                user: Some("65534".into()),
+                groups: vec!["2000".into()],
+                mounts: vec![MountSpec {
+                    kind: MountKind::Bind,
+                    source: Some("/var/lib/docker/volumes/tpdocker-s1-memory/_data/0".into()),
+                    target: "/etc/web".into(),
+                    read_only: true,
+                }],
+                ..AppSpec::default()
+            },
         };
         project.attach(&attachment).unwrap();
         project.model["services"].clone()
@@ -380,6 +477,23 @@ mod tests {
         assert_eq!(sidecar["extra_hosts"], json!(["a=1.2.3.4", "host.docker.internal:host-gateway"]));
         assert_eq!(sidecar["cap_add"], json!(["NET_ADMIN", "NET_RAW"]));
         assert_eq!(services["cache"], json!({"image": "redis"}));
+    }
+
+    #[test]
+    fn the_pods_files_are_bound_into_the_service_from_volumes_that_the_sidecar_holds() {
+        let mut project = project(&json!({
+            "user": "root", "tmpfs": ["/scratch:size=1m"],
+            "volumes": [{"type": "bind", "source": "/src", "target": "/app"}], "x-tpdocker": {"swap": "s"},
+        }));
+        let own: Vec<_> = project.mounts_of("web").into_iter().map(|mount| mount.path).collect();
+        assert_eq!(own, ["/app", "/scratch"]);
+        let services = attach(&mut project, &[]);
+        let web = &services["web"];
+        assert_eq!((&web["user"], &web["group_add"]), (&json!("root"), &json!(["2000"])));
+        assert_eq!((&web["volumes"][0]["target"], &web["volumes"][1]["target"]), (&json!("/app"), &json!("/etc/web")));
+        assert_eq!(web["volumes"][1]["read_only"], true);
+        assert_eq!(services["web-tpdocker"]["volumes"][1]["source"], "tpdocker-s1-memory");
+        assert_eq!(project.model["volumes"]["tpdocker-s1-memory"]["external"], true);
     }
 
     #[test]
@@ -413,6 +527,8 @@ mod tests {
         for wrong in [json!({"swap": "s", "bypass": ["office"]}), json!({"swap": "s", "container-to-host": [0]})] {
             assert!(matches!(project(&json!({"x-tpdocker": wrong})).swaps(), Err(ProjectError::Extension { .. })));
         }
+        let volumes = project(&json!({"x-tpdocker": {"swap": "s", "volumes": {"data": "copy"}}})).swaps().unwrap();
+        assert_eq!(volumes[0].pod_volumes, [("data".to_owned(), VolumeChoice::Copy)].into());
         let host = project(&json!({"network_mode": "host", "x-tpdocker": {"swap": "s"}}));
         assert!(matches!(host.swaps(), Err(ProjectError::NetworkMode { .. })));
     }

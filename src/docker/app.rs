@@ -249,6 +249,7 @@ fn body(
         network_mode: Some(format!("container:{}", sidecar.id)),
         binds: Some(spec.binds.clone()),
         mounts: Some(spec.mounts.iter().map(mount).collect()),
+        group_add: (!spec.groups.is_empty()).then(|| spec.groups.clone()),
         init: spec.init.then_some(true),
         console_size: window.filter(|_| spec.tty).map(|size| vec![size.rows.into(), size.columns.into()]),
         ..Default::default()

@@ -148,6 +148,14 @@ pub enum EngineError {
         /// The engine's sentence.
         message: String,
     },
+    /// A volume for the pod's files could not be made or filled.
+    #[error("the Docker engine cannot keep the pod's files in {name}: {message}")]
+    Volume {
+        /// The volume, or its place in the sidecar.
+        name: String,
+        /// The engine's sentence.
+        message: String,
+    },
     /// The sidecar was refused for a reason of its own.
     #[error("the Docker engine refused the sidecar container: {message}")]
     Sidecar {
@@ -181,13 +189,13 @@ pub enum EngineError {
     /// `-i -t` without a terminal.
     #[error("-t with -i needs a terminal on stdin, and stdin is none")]
     NotATerminal,
-    /// Some of a session's containers could not be removed.
-    #[error("containers were left behind: {}", left.join("; "))]
+    /// Some of a session's containers or volumes could not be removed.
+    #[error("left behind in the Docker engine: {}", left.join("; "))]
     LeftBehind {
         /// Each with its reason.
         left: Vec<String>,
-        /// Their names.
-        names: Vec<String>,
+        /// The command that removes them.
+        cure: String,
     },
 }
 
@@ -235,6 +243,7 @@ impl Explain for EngineError {
             | Self::NameTaken { .. }
             | Self::NetworkUnknown { .. }
             | Self::Mount { .. }
+            | Self::Volume { .. }
             | Self::Sidecar { .. }
             | Self::LeftBehind { .. } => Code::Container,
             Self::NetworkUnfit { .. } | Self::NotATerminal => Code::Usage,
@@ -270,7 +279,7 @@ impl Explain for EngineError {
             }
             Self::NameTaken { name, .. } => format!("docker rm -f {name}, or another --name"),
             Self::NetworkUnknown { name } => format!("docker network create {name}"),
-            Self::LeftBehind { names, .. } => format!("docker rm -f {}", names.join(" ")),
+            Self::LeftBehind { cure, .. } => cure.clone(),
             Self::NotATerminal => "leave out -t".to_owned(),
             Self::NetworkUnfit { .. } => "a bridge network, or none".to_owned(),
             Self::TooOld { .. }
@@ -279,6 +288,7 @@ impl Explain for EngineError {
             | Self::Image { .. }
             | Self::CredentialHelper { .. }
             | Self::Mount { .. }
+            | Self::Volume { .. }
             | Self::Sidecar { .. }
             | Self::SidecarEnded { .. }
             | Self::Daemon { .. }

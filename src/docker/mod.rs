@@ -12,6 +12,7 @@
 //! - `app`: the user's container, from its creation to its exit code;
 //! - `streams`: its stdin, stdout and stderr (`stdio` is our end, `hijack` the connection, `frames` the format on it,
 //!   `terminal` what a TTY needs);
+//! - `volumes`: where the pod's files are kept;
 //! - `cleanup`: what is left of a session;
 //! - `error`: what an engine refuses, and the cure (`holder` looks for who has what is taken).
 
@@ -32,6 +33,7 @@ mod sidecar;
 mod stdio;
 mod streams;
 mod terminal;
+mod volumes;
 
 pub use app::{App, Exit, Running};
 pub use engine::Engine;
@@ -41,3 +43,4 @@ pub use neighbours::{Joined, Neighbours};
 pub use sidecar::{DEFAULT_NETWORK, HOST_GATEWAY, HOST_NAME, Sidecar, SidecarSpec, name_the_laptop};
 pub use stdio::Stdio;
 pub use terminal::Window;
+pub use volumes::VolumeSpec;

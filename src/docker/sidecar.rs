@@ -10,8 +10,8 @@ use std::path::PathBuf;
 
 use bollard::errors::Error as ApiError;
 use bollard::models::{
-    ContainerCreateBody, EndpointSettings, HostConfig, HostConfigLogConfig, NetworkConnectRequest, NetworkingConfig,
-    PortBinding, RestartPolicy, RestartPolicyNameEnum,
+    ContainerCreateBody, EndpointSettings, HostConfig, HostConfigLogConfig, Mount, MountType, MountVolumeOptions,
+    NetworkConnectRequest, NetworkingConfig, PortBinding, RestartPolicy, RestartPolicyNameEnum,
 };
 use bollard::query_parameters::CreateContainerOptions;
 use tpdocker_protocol::addr::Transport;
@@ -58,6 +58,8 @@ pub struct SidecarSpec {
     /// write to it (mode 0777, in a parent that is private): the sidecar's root has no `CAP_DAC_OVERRIDE`, so another
     /// user's directory is closed to it.
     pub run_dir: PathBuf,
+    /// Volumes of the engine with the pod's files, and where each is mounted.
+    pub volumes: Vec<(String, String)>,
 }
 
 /// A running sidecar.
@@ -117,6 +119,7 @@ impl Engine {
         let host_config = HostConfig {
             // `Z` lets the container in where SELinux labels decide, and means nothing elsewhere.
             binds: Some(vec![format!("{run_dir}:{SIDECAR_RUN_DIR}:Z")]),
+            mounts: Some(spec.volumes.iter().map(volume).collect()),
             cap_drop: Some(vec!["ALL".to_owned()]),
             cap_add: Some(CAPABILITIES.map(str::to_owned).to_vec()),
             security_opt: Some(vec!["no-new-privileges".to_owned()]),
@@ -183,6 +186,17 @@ pub fn name_the_laptop(hosts: &mut Vec<String>) {
     let named = |host: &String| host.strip_prefix(HOST_NAME).is_some_and(|rest| rest.starts_with([':', '=']));
     if !hosts.iter().any(named) {
         hosts.push(format!("{HOST_NAME}:{HOST_GATEWAY}"));
+    }
+}
+
+/// Never filled from the image, which has nothing there.
+fn volume((name, path): &(String, String)) -> Mount {
+    Mount {
+        typ: Some(MountType::VOLUME),
+        source: Some(name.clone()),
+        target: Some(path.clone()),
+        volume_options: Some(MountVolumeOptions { no_copy: Some(true), ..MountVolumeOptions::default() }),
+        ..Mount::default()
     }
 }
 

@@ -7,6 +7,7 @@
 
 pub mod access;
 pub mod environment;
+pub mod files;
 pub mod host_ports;
 pub mod identity;
 pub mod link;
@@ -29,7 +30,8 @@ use self::link::{Link, LinkPlan};
 use self::reach::Reach;
 use self::rundir::{RunDir, SessionRecord};
 use crate::cluster::{
-    Cluster, ClusterError, Note, Proxy, ProxySpec, Restored, Workload, control_port, proxy_deployment, swap::since_now,
+    Cluster, ClusterError, Note, PodMount, Proxy, ProxySpec, Restored, Workload, control_port, proxy_deployment,
+    swap::since_now,
 };
 use crate::docker::Engine;
 use crate::error::Error;
@@ -89,6 +91,8 @@ pub struct Attached {
     proxy: Proxy,
     /// What the swapped container would see.
     pub pod: PodView,
+    /// What is mounted into the proxy's container.
+    pub mounts: Vec<PodMount>,
 }
 
 /// The proxy as it will be created, and what is different about its pod.
@@ -166,10 +170,15 @@ impl Session {
             facts = format!("{facts} on {node}, {ip}");
         }
         let cluster = self.found.cluster.clone();
+        let mounts = pod.mounts.clone();
         let access = Access::new(cluster, proxy.clone(), self.control_port, self.identity.clone(), pod);
         let pod = access.control().await?.describe().await?;
         step.done(format!("{facts}, {} variables", pod.env.len()));
-        Ok(Attached { access: Arc::new(access), proxy, pod })
+        if !pod.env_skipped.is_empty() {
+            let names = pod.env_skipped.join(", ");
+            self.reporter.warn(format!("variables whose values are not UTF-8 cannot pass the engine's API: {names}"));
+        }
+        Ok(Attached { access: Arc::new(access), proxy, pod, mounts })
     }
 
     /// Builds the tunnel between the proxy and the sidecar that listens in the session's directory. With a `--dns` the

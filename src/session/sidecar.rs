@@ -9,6 +9,7 @@ use tokio::net::UnixStream;
 use tokio::time::Instant;
 use tpdocker_protocol::contract::{SIDECAR_CARRIER, SIDECAR_CONTROL, SIDECAR_HOST_PORT};
 use tpdocker_protocol::control::{SidecarConfig, SidecarReply, SidecarRequest, SidecarStatus};
+use tpdocker_protocol::files::FilesSwap;
 use tpdocker_tunnel::messages::{MessageError, Messages};
 
 use crate::error::{Code, Explain};
@@ -105,7 +106,17 @@ impl Sidecar {
         match self.reply().await? {
             SidecarReply::Configured => Ok(()),
             SidecarReply::Error { message } => Err(SidecarError::Failed(message)),
-            SidecarReply::Status(_) => Err(SidecarError::Failed("answered out of turn".into())),
+            SidecarReply::Status(_) | SidecarReply::Swapped => Err(out_of_turn()),
+        }
+    }
+
+    /// Has a new version of a volume put in force.
+    pub async fn swap_files(&mut self, swap: FilesSwap) -> Result<(), SidecarError> {
+        self.messages.send(&SidecarRequest::SwapFiles(swap)).await?;
+        match self.reply().await? {
+            SidecarReply::Swapped => Ok(()),
+            SidecarReply::Error { message } => Err(SidecarError::Failed(message)),
+            SidecarReply::Status(_) | SidecarReply::Configured => Err(out_of_turn()),
         }
     }
 
@@ -119,11 +130,15 @@ impl Sidecar {
         match self.reply().await? {
             SidecarReply::Status(status) => Ok(status),
             SidecarReply::Error { message } => Err(SidecarError::Failed(message)),
-            SidecarReply::Configured => Err(SidecarError::Failed("answered out of turn".into())),
+            SidecarReply::Configured | SidecarReply::Swapped => Err(out_of_turn()),
         }
     }
 
     async fn reply(&mut self) -> Result<SidecarReply, SidecarError> {
         self.messages.receive().await?.ok_or_else(|| SidecarError::Failed("it closed the connection".into()))
     }
+}
+
+fn out_of_turn() -> SidecarError {
+    SidecarError::Failed("answered out of turn".into())
 }

@@ -3,6 +3,7 @@
 //! A missing engine is a failure; `TPDOCKER_TEST_NO_ENGINE=1` says that there is none on purpose.
 
 mod app;
+mod environment;
 mod images;
 mod neighbours;
 mod push;
@@ -11,3 +12,4 @@ mod save;
 mod sidecar;
 mod support;
 mod terminal;
+mod volumes;

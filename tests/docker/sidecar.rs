@@ -17,6 +17,7 @@ pub fn spec(session: &Session, run_dir: &Path) -> SidecarSpec {
         net: NetSpec::default(),
         aliases: vec!["app".to_owned()],
         run_dir: run_dir.to_owned(),
+        volumes: vec![],
     }
 }
 

@@ -108,6 +108,10 @@ impl Drop for Session {
         for id in left.lines() {
             docker(&["rm", "-f", "-v", id]);
         }
+        let left = docker(&["volume", "ls", "-q", "--filter", &format!("label={}", self.label())]);
+        for name in left.lines() {
+            docker(&["volume", "rm", name]);
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 mod bad_input;
 mod compose;
 mod fail_closed;
+mod files;
 mod hold;
 mod hot_reload;
 mod images;

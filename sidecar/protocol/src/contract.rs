@@ -26,6 +26,9 @@ pub const SIDECAR_PATH: &str = "/tpdocker-sidecar";
 pub const SIDECAR_RUN_DIR: &str = "/run/tpdocker";
 /// Name of the sidecar's Unix socket in [`SIDECAR_RUN_DIR`].
 pub const SIDECAR_SOCKET: &str = "sidecar.sock";
+/// Directory in the sidecar below which the volumes with the pod's files are mounted. The app does not see it: it shares
+/// the network namespace only.
+pub const SIDECAR_FILES_DIR: &str = "/run/tpdocker-files";
 /// First byte on the sidecar's socket: what follows are [`crate::control`] messages.
 pub const SIDECAR_CONTROL: u8 = b'C';
 /// First byte on the sidecar's socket: what follows are the bytes of a carrier, pumped to and from the proxy.

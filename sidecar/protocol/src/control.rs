@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::addr::Port;
+use crate::files::{FilesRequest, FilesSwap};
 
 /// The largest message: an environment of a few thousand long variables fits with room to spare.
 pub const MAX_MESSAGE: usize = 16 << 20;
@@ -21,6 +22,8 @@ pub enum ProxyRequest {
     Describe,
     /// Answered with [`ProxyReply::Status`] at once and again whenever it changes, until the connection closes.
     Watch,
+    /// Answered with [`crate::files::FilesEvent`]s; the connection carries nothing else from here on.
+    Files(FilesRequest),
 }
 
 /// Proxy → CLI.
@@ -102,6 +105,8 @@ pub enum SidecarRequest {
     Configure(SidecarConfig),
     /// Answered with [`SidecarReply::Status`] at once and again whenever it changes.
     Watch,
+    /// Answered with [`SidecarReply::Swapped`] or an error.
+    SwapFiles(FilesSwap),
 }
 
 /// What the sidecar needs to know about this session. Kept in the sidecar's memory only; the CLI sends it again when
@@ -151,6 +156,8 @@ pub struct Sibling {
 pub enum SidecarReply {
     /// [`SidecarRequest::Configure`] has been carried out.
     Configured,
+    /// [`SidecarRequest::SwapFiles`] has been carried out.
+    Swapped,
     /// What the sidecar is doing.
     Status(SidecarStatus),
     /// The request failed.

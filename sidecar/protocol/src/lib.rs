@@ -11,6 +11,7 @@
 //! - [`errno`]: how a refused `connect()` travels;
 //! - [`admission`]: who may speak to a proxy;
 //! - [`control`]: requests of the CLI to the proxy and to the sidecar;
+//! - [`files`]: how the files of the pod travel;
 //! - [`frame`]: the wire format between sidecar and proxy;
 //! - [`mux`]: streams, credit and scheduling over one carrier.
 
@@ -20,5 +21,6 @@ pub mod cidr;
 pub mod contract;
 pub mod control;
 pub mod errno;
+pub mod files;
 pub mod frame;
 pub mod mux;

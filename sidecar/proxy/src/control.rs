@@ -5,7 +5,7 @@ use tokio::sync::watch;
 use tpdocker_protocol::control::{ProxyReply, ProxyRequest, ProxyStatus};
 use tpdocker_tunnel::messages::{MessageError, Messages};
 
-use crate::pod;
+use crate::{files, pod};
 
 /// Serves one connection until the CLI is done with it.
 pub(crate) async fn serve(
@@ -23,6 +23,7 @@ pub(crate) async fn serve(
                     watching = true;
                     status_rx.mark_changed();
                 }
+                Some(ProxyRequest::Files(request)) => return files::serve(messages, request).await,
             },
             changed = status_rx.changed(), if watching => {
                 if changed.is_err() {

@@ -9,13 +9,14 @@
 //! - [`args`] — the command line;
 //! - [`server`] — the listener on the loopback, and what an admitted connection becomes;
 //! - [`gate`] — admission;
-//! - [`control`] — answers to the CLI, with [`pod`] for what the swapped container would see;
+//! - [`control`] — answers to the CLI, with [`pod`] for what the swapped container would see and [`files`] for its files;
 //! - [`session`] — one attached tunnel, with [`dial`], [`listeners`], [`udp`], [`ping`] and [`icmp`] for what it asks;
 //! - [`status`] and [`ready`] — what the kubelet and the CLI are told.
 
 pub mod args;
 mod control;
 mod dial;
+mod files;
 mod gate;
 mod icmp;
 mod listeners;

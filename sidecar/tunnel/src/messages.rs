@@ -3,7 +3,7 @@
 //! The proxy and the sidecar answer the CLI in the same way, one on an admitted TCP connection, the other on its Unix
 //! socket. A receive that is dropped half-way loses nothing, so both can watch a status and the connection at once.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tpdocker_protocol::control::{self, ControlError};
@@ -47,6 +47,20 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Messages<S> {
         }
     }
 
+    /// Some of the raw bytes that stand between two messages: at least one and at most `most`. Cancel-safe.
+    pub async fn receive_raw(&mut self, most: usize) -> Result<Bytes, MessageError> {
+        if self.received.is_empty() && self.pipe.read_buf(&mut self.received).await? == 0 {
+            return Err(MessageError::Truncated);
+        }
+        let length = self.received.len().min(most);
+        Ok(self.received.split_to(length).freeze())
+    }
+
+    /// Sends raw bytes between two messages; whoever receives knows from the message before how many they are.
+    pub async fn send_raw(&mut self, bytes: &[u8]) -> Result<(), MessageError> {
+        Ok(self.pipe.write_all(bytes).await?)
+    }
+
     /// Sends one message.
     pub async fn send<M: Serialize>(&mut self, message: &M) -> Result<(), MessageError> {
         self.pipe.write_all(&control::encode(message)?).await?;
@@ -76,5 +90,27 @@ mod tests {
         let (first, ()) = tokio::join!(messages.receive::<ProxyRequest>(), dribble);
         assert_eq!(first.unwrap(), Some(ProxyRequest::Watch));
         assert!(matches!(messages.receive::<ProxyRequest>().await, Err(MessageError::Truncated)));
+    }
+
+    #[tokio::test]
+    async fn raw_bytes_between_two_messages_are_received_as_they_are() {
+        let (near, far) = tokio::io::duplex(64);
+        let (mut near, mut far) = (Messages::new(near), Messages::new(far));
+        let content: Vec<u8> = (0..=255).cycle().take(1000).collect();
+        let sending = async {
+            far.send(&ProxyRequest::Watch).await.unwrap();
+            far.send_raw(&content).await.unwrap();
+            far.send(&ProxyRequest::Describe).await.unwrap();
+        };
+        let receiving = async {
+            assert_eq!(near.receive().await.unwrap(), Some(ProxyRequest::Watch));
+            let mut received = Vec::new();
+            while received.len() < content.len() {
+                received.extend_from_slice(&near.receive_raw(content.len() - received.len()).await.unwrap());
+            }
+            assert_eq!(received, content);
+            assert_eq!(near.receive().await.unwrap(), Some(ProxyRequest::Describe));
+        };
+        tokio::join!(sending, receiving);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tpdocker_protocol::addr::Transport;
 
 use super::{env, failure, run, settings, wrong};
-use crate::settings::{Command, Hold, MountKind, MountSpec, Publish, PullPolicy, SwapTarget, TargetKind};
+use crate::settings::{Command, Hold, MountKind, MountSpec, Publish, PullPolicy, SwapTarget, TargetKind, VolumeChoice};
 
 #[test]
 fn a_variable_takes_the_clis_value_or_is_unset() {
@@ -313,4 +313,18 @@ fn ports_that_lead_to_the_laptop_are_one_or_two_numbers_and_lead_to_one_place() 
     }
     let twice = wrong(&["--container-to-host", "9000", "--container-to-host", "9000:9001", "i"]);
     assert!(twice.contains("port 9000 of the container leads somewhere already"), "{twice}");
+}
+
+#[test]
+fn each_volume_of_the_pod_has_one_choice_and_a_directory_is_a_path() {
+    let typed = ["a=skip", "b=empty", "c=copy", "d=./data", "e=/srv/e"].map(|choice| ["--pod-volume", choice]).concat();
+    let chosen = run(&[&typed[..], &["img"]].concat()).pod_volumes;
+    let laptop = |path: &str| VolumeChoice::Laptop(path.to_owned());
+    let choices = [VolumeChoice::Skip, VolumeChoice::Empty, VolumeChoice::Copy];
+    let choices = choices.into_iter().chain([laptop("/home/dev/dir/data"), laptop("/srv/e")]);
+    assert_eq!(chosen, ["a", "b", "c", "d", "e"].map(str::to_owned).into_iter().zip(choices).collect());
+    assert!(wrong(&["--pod-volume", "data=cpoy", "img"]).contains("neither skip, empty, copy nor a path"));
+    assert!(wrong(&["--pod-volume", "data", "img"]).contains("it has no ="));
+    assert!(wrong(&["--pod-volume", "=copy", "img"]).contains("name is missing"));
+    assert!(wrong(&["--pod-volume", "a=copy", "--pod-volume", "a=skip", "img"]).contains("two choices for a"));
 }

@@ -17,7 +17,7 @@ pub(super) use publish::publish;
 pub use reach::bypass_network;
 pub(super) use reach::{bypass, container_to_host};
 pub(super) use swap::{namespace, swap};
-pub(super) use volume::{mount, volume};
+pub(super) use volume::{mount, pod_volume, volume};
 
 use super::Surroundings;
 use super::draft::Draft;

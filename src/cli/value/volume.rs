@@ -5,7 +5,7 @@ use crate::cli::Surroundings;
 use crate::cli::draft::Draft;
 use crate::cli::error::ValueError;
 use crate::cli::grammar::boolean;
-use crate::settings::{MountKind, MountSpec};
+use crate::settings::{MountKind, MountSpec, VolumeChoice};
 
 /// `[SOURCE:]TARGET[:MODE]`. As with docker, a source that begins with a dot is a path relative to the working
 /// directory, an absolute one is itself, and any other is a volume's name; modes are the engine's to judge.
@@ -34,6 +34,30 @@ pub(in crate::cli) fn volume(draft: &mut Draft, value: &str, around: &Surroundin
     };
     draft.app.binds.push(format!("{source}:{rest}"));
     Ok(())
+}
+
+/// `NAME=skip|empty|copy|DIR`; a directory is written as a path, so that a typing error is not taken for one.
+pub(in crate::cli) fn pod_volume(draft: &mut Draft, value: &str, around: &Surroundings) -> Applied {
+    let (name, choice) = value.split_once('=').ok_or_else(|| ValueError::grammar("it has no ="))?;
+    if name.is_empty() {
+        return Err(ValueError::grammar("the volume's name is missing"));
+    }
+    let choice = match choice {
+        "skip" => VolumeChoice::Skip,
+        "empty" => VolumeChoice::Empty,
+        "copy" => VolumeChoice::Copy,
+        path if path.starts_with('/') => VolumeChoice::Laptop(path.to_owned()),
+        path if path.starts_with('.') => VolumeChoice::Laptop(host_path(path, around)?),
+        _ => {
+            return Err(ValueError::grammar(format!(
+                "{choice:?} is neither skip, empty, copy nor a path that begins with / or ./"
+            )));
+        }
+    };
+    match draft.pod_volumes.insert(name.to_owned(), choice) {
+        None => Ok(()),
+        Some(_) => Err(ValueError::grammar(format!("there are two choices for {name}"))),
+    }
 }
 
 /// Comma-separated fields, quoted as in RFC 4180 where they hold commas.
