@@ -3,8 +3,9 @@
 
 use crate::cluster::ClusterError;
 use crate::docker::{Engine, EngineError};
-use crate::error::{Code, Explain};
+use crate::error::{Code, Error, Explain};
 use crate::event::Reporter;
+use crate::output::Console;
 use crate::session::Session;
 use crate::session::signals::Signals;
 
@@ -48,6 +49,18 @@ impl Explain for Failure {
             Self::Cluster(error) | Self::Both { cluster: error, .. } => error.hint(),
             Self::Impatient { command } => Some(command.clone()),
         }
+    }
+}
+
+/// How a command ends that had something to undo. When both failed, the first is told here and the second is the
+/// result: what is left in the cluster concerns more people than what led to it.
+pub fn conclude<T>(console: &Console, outcome: Result<T, Error>, undone: Result<(), Error>) -> Result<T, Error> {
+    match (outcome, undone) {
+        (Err(error), Err(left)) => {
+            console.error(&error);
+            Err(left)
+        }
+        (outcome, undone) => undone.and(outcome),
     }
 }
 
