@@ -24,11 +24,15 @@
 mod captured;
 mod cidr;
 mod counters;
+#[doc(hidden)]
+pub mod foreign;
 mod injector;
 mod needs;
 pub(crate) mod netlink;
 mod nft;
 mod packet;
+#[cfg(test)]
+mod properties;
 mod queue;
 mod reactor;
 mod redirected;

@@ -177,7 +177,7 @@ fn config(spec: QueueSpec) -> Vec<u8> {
 }
 
 /// The packets in a datagram of the kernel.
-fn packets(datagram: &[u8]) -> Vec<Packet> {
+pub(crate) fn packets(datagram: &[u8]) -> Vec<Packet> {
     netlink::messages(datagram)
         .filter(|message| message.kind == SUBSYSTEM << 8 | PACKET)
         .filter_map(|message| packet(message.body))
