@@ -17,6 +17,7 @@ use tpdocker_protocol::control::{SidecarReply, SidecarRequest};
 use tpdocker_tunnel::messages::{MessageError, Messages};
 
 use crate::dataplane::DataPlane;
+use crate::incapable::chain;
 
 /// Everybody may use the socket who can reach it: the CLI does not run as root, and its directory keeps others out.
 const SOCKET_MODE: u32 = 0o666;
@@ -86,7 +87,7 @@ async fn requests(connection: UnixStream, plane: &DataPlane) -> Result<(), Messa
                 Some(SidecarRequest::Configure(config)) => {
                     let reply = match plane.configure(&config).await {
                         Ok(()) => SidecarReply::Configured,
-                        Err(error) => SidecarReply::Error { message: error.to_string() },
+                        Err(error) => SidecarReply::Error { message: chain(&error) },
                     };
                     messages.send(&reply).await?;
                 }

@@ -57,12 +57,15 @@ async fn answer(mut connection: UnixStream, reply: &SidecarReply) -> Result<(), 
     Ok(())
 }
 
-/// `error: its cause: the cause's cause`
-fn chain(error: &dyn Error) -> String {
+/// `error: its cause: the cause's cause`, each once.
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
-        text = format!("{text}: {cause}");
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
         source = cause.source();
     }
     text

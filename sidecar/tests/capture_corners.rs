@@ -41,7 +41,7 @@ fn tap(lab: &Lab) -> Socket {
 /// Waits until the tap sees an IP packet of which this is true.
 fn wait_for(tap: &mut Socket, what: &str, wanted: impl Fn(&[u8]) -> bool) {
     let deadline = Instant::now() + PATIENCE;
-    let mut buffer = [0; 1 << 16];
+    let mut buffer = vec![0; 1 << 16];
     while Instant::now() < deadline {
         match tap.read(&mut buffer) {
             Ok(length) if wanted(buffer.get(14..length).unwrap_or_default()) => return,

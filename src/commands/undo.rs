@@ -102,3 +102,40 @@ pub async fn containers_and_swap(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::error::{Bug, HostError};
+    use crate::output::Audience;
+
+    /// What a console has told.
+    #[derive(Clone, Default)]
+    struct Told(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Told {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn when_work_and_undoing_fail_both_are_told_and_what_is_left_behind_decides() {
+        let told = Told::default();
+        let console = Console::new(Box::new(told.clone()), Audience::Pipe);
+        let bug = || Err::<u8, Error>(Bug::new("the work failed").into());
+        let left = || Err::<(), Error>(HostError::new("the undoing failed", "no").into());
+        assert_eq!(conclude(&console, bug(), left()).unwrap_err().code(), Code::Host);
+        assert!(String::from_utf8(told.0.lock().unwrap().clone()).unwrap().contains("the work failed"));
+        assert_eq!(conclude(&console, bug(), Ok(())).unwrap_err().code(), Code::Bug);
+        assert_eq!(conclude(&console, Ok(7), left()).unwrap_err().code(), Code::Host);
+        assert_eq!(conclude(&console, Ok(7), Ok(())).unwrap(), 7);
+    }
+}

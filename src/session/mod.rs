@@ -165,6 +165,10 @@ impl Session {
         let access = Access::new(cluster, proxy.clone(), self.control_port, self.identity.clone(), pod);
         let pod = access.control().await?.describe().await?;
         step.done(format!("{facts}, {} variables", pod.env.len()));
+        if !pod.env_skipped.is_empty() {
+            let names = pod.env_skipped.join(", ");
+            self.reporter.warn(format!("the app goes without {names}: not UTF-8, which the engine's API cannot carry"));
+        }
         Ok(Attached { access: Arc::new(access), proxy, pod })
     }
 
@@ -239,18 +243,15 @@ impl Session {
         let reference = &self.workload().reference;
         let restored =
             self.found.cluster.restore(reference, Some(self.identity.id.as_str()), |text| step.progress(text)).await?;
-        let facts = match &restored.record {
-            Some(_) => {
-                format!("{} is back, {}/{} ready, proxy deleted", reference.name, restored.ready, restored.replicas)
+        let facts = if restored.record.is_some() {
+            format!("{} is back, {}/{} ready, proxy deleted", reference.name, restored.ready, restored.replicas)
+        } else {
+            // Nothing was swapped, or whoever changed or deleted the workload took the record along; not the proxy.
+            if let Some(proxy) = &self.deployment.metadata.name {
+                let session = self.identity.id.as_str();
+                self.found.cluster.delete_proxy(proxy, session, |text| step.progress(text)).await?;
             }
-            None => {
-                // Nothing was swapped, or whoever changed or deleted the workload took the record along; not the proxy.
-                if let Some(proxy) = &self.deployment.metadata.name {
-                    let session = self.identity.id.as_str();
-                    self.found.cluster.delete_proxy(proxy, session, |text| step.progress(text)).await?;
-                }
-                format!("{} is as it was", reference.name)
-            }
+            format!("{} is as it was", reference.name)
         };
         step.done(facts);
         Ok(restored)
