@@ -37,7 +37,7 @@ pub(super) const QUEUE_RULE: Part = Part {
 const CONNTRACK: Part = Part { what: "connection tracking for rules", options: "CONFIG_NFT_CT", modules: &["nft_ct"] };
 
 /// Every piece that the rules use and that a kernel with `nf_tables` can lack.
-const PARTS: [(Piece, Part); 13] = [
+const PARTS: [(Piece, Part); 15] = [
     (Piece::Tables, Part { what: "nf_tables", options: "CONFIG_NF_TABLES", modules: &["nf_tables"] }),
     (
         Piece::Chain(Family::Ip, "filter"),
@@ -53,6 +53,8 @@ const PARTS: [(Piece, Part); 13] = [
     (Piece::Expression(Family::Ip6, "ct"), CONNTRACK),
     (Piece::Expression(Family::Ip, "notrack"), CONNTRACK),
     (Piece::Expression(Family::Ip6, "notrack"), CONNTRACK),
+    (Piece::Expression(Family::Ip, "nat"), TRANSLATION),
+    (Piece::Expression(Family::Ip6, "nat"), TRANSLATION),
     (Piece::Expression(Family::Ip, "redir"), REDIRECT),
     (Piece::Expression(Family::Ip6, "redir"), REDIRECT),
     (
@@ -65,6 +67,7 @@ const PARTS: [(Piece, Part); 13] = [
     ),
 ];
 const NAT: Part = Part { what: "chains of type nat", options: "CONFIG_NFT_NAT", modules: &["nft_chain_nat"] };
+const TRANSLATION: Part = Part { what: "address translation", options: "CONFIG_NFT_NAT", modules: &["nft_nat"] };
 const REDIRECT: Part = Part { what: "redirection", options: "CONFIG_NFT_REDIR", modules: &["nft_redir"] };
 
 /// What is missing with `piece`; `None` for what every `nf_tables` has.
