@@ -15,10 +15,13 @@ use std::time::Instant;
 use bytes::{Bytes, BytesMut};
 use ed25519_dalek::SigningKey;
 use serde::{Serialize, de::DeserializeOwned};
+use tpdocker_protocol::addr::ClusterAddr;
+use tpdocker_protocol::addr::Target::{Deliver, Dial};
 use tpdocker_protocol::admission::{Answer, Challenge};
 use tpdocker_protocol::control::{self, ProxyReply, ProxyRequest, SidecarReply, SidecarRequest};
 use tpdocker_protocol::frame::{Decoder, Frame, FrameError, StreamId};
-use tpdocker_protocol::mux::{Mux, Side};
+use tpdocker_protocol::mux::limits::DEAD_AFTER;
+use tpdocker_protocol::mux::{Event, Mux, Recv, Side};
 pub use tpdocker_sidecar::capture::foreign::{diagnostics, netlink, nfqueue, packet};
 
 /// One target.
@@ -36,7 +39,7 @@ pub struct Target {
 /// All targets.
 pub const TARGETS: [Target; 8] = [
     Target { name: "frames", run: frames, seeds: seeds::frames, cost: 1 },
-    Target { name: "mux", run: mux, seeds: seeds::frames, cost: 1 },
+    Target { name: "mux", run: mux, seeds: seeds::frames, cost: 5 },
     Target { name: "control", run: control, seeds: seeds::control, cost: 1 },
     Target { name: "admission", run: admission, seeds: seeds::admission, cost: 50 },
     Target { name: "netlink", run: netlink, seeds: seeds::netlink, cost: 1 },
@@ -103,16 +106,48 @@ fn as_frames((stream, bytes): (StreamId, Vec<u8>)) -> impl Iterator<Item = Frame
     })
 }
 
-/// The whole state machine behind the frames, on either side: a peer may end the session, and nothing else.
+/// The whole state machine behind the frames, on either side and with an app that accepts, reads, writes and opens: a
+/// peer may end the session, and nothing else; and what the app lets go of is gone.
 pub fn mux(bytes: &[u8]) {
-    for side in [Side::Sidecar, Side::Proxy] {
+    let peer = ClusterAddr(([10, 96, 0, 10], 80).into());
+    for (side, target) in [(Side::Sidecar, Dial(peer)), (Side::Proxy, Deliver { port: 80, peer })] {
         let now = Instant::now();
         let mut mux = Mux::new(side, now);
-        for piece in bytes.chunks(64) {
-            mux.handle_input(&mut BytesMut::from(piece), now);
+        let mut streams: Vec<StreamId> = (0..2).filter_map(|_| mux.open(target, now).ok()).collect();
+        let mut input = BytesMut::new();
+        for piece in bytes.chunks(32) {
+            input.extend_from_slice(piece);
+            mux.handle_input(&mut input, now);
+            while let Some(event) = mux.poll_event() {
+                if let Event::Offered { stream, .. } = event {
+                    mux.accept(stream);
+                    streams.push(stream);
+                }
+            }
+            for stream in &streams {
+                use_stream(&mut mux, *stream, now);
+            }
+            while mux.poll_transmit().is_some() {}
         }
-        while mux.poll_event().is_some() {}
+        mux.handle_timeout(now + DEAD_AFTER);
+        for stream in streams {
+            mux.release(stream);
+        }
+        while mux.poll_ready().is_some() {}
         while mux.poll_transmit().is_some() {}
+        if mux.ended().is_some() {
+            assert_eq!(mux.stream_count(), 0, "streams of nobody");
+        }
+    }
+}
+
+/// Answers, and reads all there is. Whether the stream takes it is the peer's doing.
+fn use_stream(mux: &mut Mux, stream: StreamId, now: Instant) {
+    let mut answer = Bytes::from_static(b"answer");
+    let _taken = mux.send(stream, &mut answer);
+    while let Ok(Recv::Chunk(chunk)) = mux.recv(stream) {
+        assert!(!chunk.is_empty());
+        mux.consumed(stream, chunk.len(), now);
     }
 }
 
