@@ -24,7 +24,7 @@ use crate::capture::{Capture, CaptureConfig, CaptureError, Cidr, Injector, Rules
 use crate::files::{self, FileError};
 use crate::link::{Generation, Link};
 use crate::relay::Arrivals;
-use crate::{control, deliver, incapable, ports, relay};
+use crate::{control, deliver, ports, relay};
 
 /// How often the ports of the app are looked at: a new listener is open in the cluster within this and a round trip.
 const PORTS_INTERVAL: Duration = Duration::from_millis(150);
@@ -98,20 +98,7 @@ impl Default for Options {
 /// Captures the calling thread's network namespace and serves until `shutdown` resolves or something breaks. Another
 /// data plane can take over after that: the rules stay.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), DataPlaneError> {
-    let mut shutdown = std::pin::pin!(shutdown);
-    let capture = match Capture::install(&CaptureConfig::default()) {
-        Ok(capture) => capture,
-        Err(error) => {
-            tokio::select! {
-                told = incapable::tell(&options.socket, &error) => if let Err(untold) = told {
-                    tracing::warn!(%untold, "the CLI cannot be told why there is no data plane");
-                },
-                () = &mut shutdown => {}
-            }
-            return Err(error.into());
-        }
-    };
-    let Capture { rules, captured, redirected, injector, .. } = capture;
+    let Capture { rules, captured, redirected, injector, .. } = Capture::install(&CaptureConfig::default())?;
     let app_ports = ports::Watch::new(PORTS_INTERVAL).map_err(DataPlaneError::Ports)?;
     let listener = control::bind(&options.socket)
         .map_err(|source| DataPlaneError::Socket { path: options.socket.clone(), source })?;
@@ -134,7 +121,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         () = relay::arrive(redirected, arrivals) => Ok(()),
         () = control::serve(listener, Arc::clone(&plane)) => Ok(()),
         error = announce(app_ports, &plane, ports_tx) => Err(DataPlaneError::Ports(error)),
-        () = &mut shutdown => Ok(()),
+        () = shutdown => Ok(()),
     };
     if let Some(tunnel) = link.tunnel() {
         tunnel.close("the sidecar is stopping");

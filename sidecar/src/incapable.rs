@@ -27,7 +27,7 @@ const TELL_BRIEFLY: Duration = Duration::from_millis(200);
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Answers every request on `socket` with what `error` says, for a while.
-pub(crate) async fn tell(socket: &Path, error: &CaptureError) -> io::Result<()> {
+pub async fn tell(socket: &Path, error: &CaptureError) -> io::Result<()> {
     let listener = control::bind(socket)?;
     let reply = SidecarReply::CannotCapture { message: chain(error), cure: error.cure() };
     let brief = matches!(error, CaptureError::QueueTaken(_));

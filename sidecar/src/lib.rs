@@ -12,7 +12,7 @@
 //! - [`ports`] — what the app listens on;
 //! - [`link`] — the tunnel of the moment;
 //! - [`relay`] — what the app sends; [`deliver`] — what the cluster sends;
-//! - `incapable` — what is said instead where traffic cannot be captured;
+//! - [`incapable`] — what is said instead where traffic cannot be captured;
 //! - [`control`] — the Unix socket; [`files`] — the files of the pod; [`health`] — the engine's health check.
 
 pub mod args;
@@ -23,7 +23,7 @@ mod deliver;
 pub mod files;
 pub mod health;
 pub mod holder;
-mod incapable;
+pub mod incapable;
 mod link;
 pub mod ports;
 mod relay;

@@ -63,12 +63,7 @@ impl Link {
         let (status_tx, status_rx) = watch::channel(SidecarStatus::default());
         let link = Self { status: status_rx, cancel: CancellationToken::new() };
         control.watch().await?;
-        tokio::spawn(link.cancel.clone().run_until_cancelled_owned(keep_configured(
-            plan.clone(),
-            control,
-            status_tx,
-            reporter.clone(),
-        )));
+        tokio::spawn(link.cancel.clone().run_until_cancelled_owned(keep_configured(plan.clone(), control, status_tx)));
         tokio::spawn(link.cancel.clone().run_until_cancelled_owned(keep_carried(plan, first, reporter)));
         let mut attached = link.status.clone();
         attached
@@ -124,24 +119,21 @@ async fn fetch(plan: &LinkPlan, reporter: &Reporter) -> Carrier {
     loop {
         match Carrier::build(plan).await {
             Ok(carrier) => return carrier,
-            Err(error) => tell_once(reporter, "no tunnel yet", &error, &mut said),
+            Err(error) => {
+                let text = error.chain().join(": ");
+                if text != said {
+                    reporter.warn(format!("no tunnel yet: {text}"));
+                    said = text;
+                }
+            }
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY.1);
     }
 }
 
-/// Warns of what goes wrong with an attempt that is repeated, unless it is what went wrong the last time.
-fn tell_once(reporter: &Reporter, what: &str, error: &Error, said: &mut String) {
-    let text = error.chain().join(": ");
-    if text != *said {
-        reporter.warn(format!("{what}: {text}"));
-        *said = text;
-    }
-}
-
 /// Passes the sidecar's state on, and tells a restarted data plane its configuration again.
-async fn keep_configured(plan: LinkPlan, first: Sidecar, status_tx: watch::Sender<SidecarStatus>, reporter: Reporter) {
+async fn keep_configured(plan: LinkPlan, first: Sidecar, status_tx: watch::Sender<SidecarStatus>) {
     let mut control = first;
     loop {
         let error = loop {
@@ -156,7 +148,12 @@ async fn keep_configured(plan: LinkPlan, first: Sidecar, status_tx: watch::Sende
         control = loop {
             match reconfigure(&plan).await {
                 Ok(control) => break control,
-                Err(error) => tell_once(&reporter, "the sidecar is not back yet", &error.into(), &mut said),
+                // Each reason once: there are many attempts.
+                Err(error) if error.to_string() == said => {}
+                Err(error) => {
+                    said = error.to_string();
+                    tracing::warn!(%error, "the sidecar is not back yet");
+                }
             }
             tokio::time::sleep(RETRY.0).await;
         };
