@@ -7,12 +7,11 @@
 //! In reading order:
 //! - [`args`] — the command line;
 //! - [`holder`] — PID 1 of the container, which outlives the data plane;
-//! - [`dataplane`] — how everything below is put together;
+//! - [`dataplane`] — how everything below is put together; [`incapable`] — what is said where it cannot be;
 //! - [`capture`] — rules, held packets, replies;
 //! - [`ports`] — what the app listens on;
 //! - [`link`] — the tunnel of the moment;
 //! - [`relay`] — what the app sends; [`deliver`] — what the cluster sends;
-//! - [`incapable`] — what is said instead where traffic cannot be captured;
 //! - [`control`] — the Unix socket; [`files`] — the files of the pod; [`health`] — the engine's health check.
 
 pub mod args;

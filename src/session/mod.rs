@@ -165,10 +165,6 @@ impl Session {
         let access = Access::new(cluster, proxy.clone(), self.control_port, self.identity.clone(), pod);
         let pod = access.control().await?.describe().await?;
         step.done(format!("{facts}, {} variables", pod.env.len()));
-        if !pod.env_skipped.is_empty() {
-            let names = pod.env_skipped.join(", ");
-            self.reporter.warn(format!("the app goes without {names}: not UTF-8, which the engine's API cannot carry"));
-        }
         Ok(Attached { access: Arc::new(access), proxy, pod })
     }
 
