@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use tpdocker_protocol::addr::{Port, Transport};
 
@@ -131,6 +132,17 @@ pub enum TargetKind {
     ReplicaSet,
 }
 
+/// `--hold`: how long callers from the cluster wait for an app that has stopped listening; 0 refuses them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hold(pub Duration);
+
+impl Default for Hold {
+    /// Longer than interpreters and virtual machines take to start anew, shorter than the patience of common clients.
+    fn default() -> Self {
+        Self(Duration::from_secs(10))
+    }
+}
+
 /// `tpdocker run`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunSettings {
@@ -144,6 +156,8 @@ pub struct RunSettings {
     pub app: AppSpec,
     /// Its network, which belongs to the sidecar.
     pub net: NetSpec,
+    /// `--hold`.
+    pub hold: Hold,
     /// Print the plan and change nothing.
     pub dry_run: bool,
 }

@@ -7,27 +7,32 @@
 //! ```
 //! The rules are installed before anything else: from the first packet on, traffic is carried or refused, never leaked.
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::UnixStream;
 use tokio::sync::{Mutex, watch};
 use tpdocker_protocol::addr::Port;
 use tpdocker_protocol::contract::{SIDECAR_RUN_DIR, SIDECAR_SOCKET};
 use tpdocker_protocol::control::{SidecarConfig, SidecarStatus};
-use tpdocker_tunnel::{Event, Events, Side, Tunnel};
+use tpdocker_tunnel::{Echo, Event, Events, Side, Tunnel};
 
+use crate::callers::Callers;
 use crate::capture::{Capture, CaptureConfig, CaptureError, Cidr, Injector, Rules};
+use crate::deliver::Delivery;
 use crate::files::{self, FileError};
+use crate::hold::Hold;
 use crate::link::{Generation, Link};
+use crate::podip::{AddressError, Changes, PodAddresses};
 use crate::relay::Arrivals;
 use crate::{control, deliver, ports, relay};
 
 /// How often the ports of the app are looked at: a new listener is open in the cluster within this and a round trip.
 const PORTS_INTERVAL: Duration = Duration::from_millis(150);
+/// The same while connections wait for the app to listen again.
+const HURRIED_INTERVAL: Duration = Duration::from_millis(20);
 /// Time for the goodbye to leave at the end.
 const GOODBYE_TIMEOUT: Duration = Duration::from_millis(500);
 
@@ -51,6 +56,9 @@ pub enum DataPlaneError {
     /// The kernel's queue broke.
     #[error("the capture's queue broke")]
     Queue(#[source] io::Error),
+    /// The namespace's addresses cannot be seen.
+    #[error("cannot see the addresses of the namespace")]
+    Addresses(#[source] io::Error),
     /// The app's ports cannot be seen.
     #[error("cannot see the ports of the app")]
     Ports(#[source] io::Error),
@@ -73,16 +81,28 @@ pub(crate) enum ConfigureError {
     File(#[from] FileError),
     #[error("cannot set the networks that are reached directly: {0}")]
     Bypass(#[from] CaptureError),
+    #[error("the pod's address cannot be had: {0}")]
+    Address(#[from] AddressError),
 }
 
 /// What the connections of the CLI share.
 pub(crate) struct DataPlane {
     options: Options,
     rules: Mutex<Rules>,
+    addresses: Mutex<PodAddresses>,
     injector: Injector,
     link: Arc<Link>,
-    ports_rx: watch::Receiver<BTreeSet<Port>>,
+    delivery: Arc<Delivery>,
+    expected_tx: watch::Sender<Expected>,
+    hold_rx: watch::Receiver<Hold>,
     status_tx: watch::Sender<SidecarStatus>,
+}
+
+/// What the cluster expects of the app, as in [`SidecarConfig`].
+#[derive(Debug, Clone, Default)]
+struct Expected {
+    declared: Vec<Port>,
+    hold: Duration,
 }
 
 impl Default for Options {
@@ -99,7 +119,10 @@ impl Default for Options {
 /// data plane can take over after that: the rules stay.
 pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result<(), DataPlaneError> {
     let Capture { rules, captured, redirected, injector, .. } = Capture::install(&CaptureConfig::default())?;
-    let app_ports = ports::Watch::new(PORTS_INTERVAL).map_err(DataPlaneError::Ports)?;
+    let callers = Callers::install();
+    let addresses = PodAddresses::open().map_err(DataPlaneError::Addresses)?;
+    let changes = Changes::subscribe().map_err(DataPlaneError::Addresses)?;
+    let app_ports = ports::Watch::new(PORTS_INTERVAL).map_err(DataPlaneError::Ports)?.without(redirected.ports());
     let listener = control::bind(&options.socket)
         .map_err(|source| DataPlaneError::Socket { path: options.socket.clone(), source })?;
     let status = SidecarStatus { capture: Some(rules.kind().to_owned()), ..SidecarStatus::default() };
@@ -107,20 +130,26 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
 
     let link = Arc::new(Link::default());
     let arrivals = Arc::new(Arrivals::default());
-    let (ports_tx, ports_rx) = watch::channel(BTreeSet::new());
+    let (hold_tx, hold_rx) = watch::channel(Hold::default());
+    let (expected_tx, expected_rx) = watch::channel(Expected::default());
     let plane = Arc::new(DataPlane {
         options,
         rules: Mutex::new(rules),
+        addresses: Mutex::new(addresses),
         injector,
         link: Arc::clone(&link),
-        ports_rx,
+        delivery: Arc::new(Delivery::new(callers, hold_rx.clone())),
+        expected_tx,
+        hold_rx,
         status_tx: watch::Sender::new(status),
     });
+    plane.trial().await;
     let outcome = tokio::select! {
         error = relay::outgoing(captured, Arc::clone(&link), Arc::clone(&arrivals)) => Err(DataPlaneError::Queue(error)),
         () = relay::arrive(redirected, arrivals) => Ok(()),
         () = control::serve(listener, Arc::clone(&plane)) => Ok(()),
-        error = announce(app_ports, &plane, ports_tx) => Err(DataPlaneError::Ports(error)),
+        error = announce(app_ports, &plane, expected_rx, hold_tx) => Err(DataPlaneError::Ports(error)),
+        error = keep_addresses(changes, &plane) => Err(DataPlaneError::Addresses(error)),
         () = shutdown => Ok(()),
     };
     if let Some(tunnel) = link.tunnel() {
@@ -132,19 +161,58 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     outcome
 }
 
-/// Tells everybody what the app listens on, until that cannot be seen any more.
+/// Tells everybody what the app listens on and what is kept open for it, until that cannot be seen any more.
 async fn announce(
     mut app_ports: ports::Watch,
     plane: &DataPlane,
-    ports_tx: watch::Sender<BTreeSet<Port>>,
+    mut expected_rx: watch::Receiver<Expected>,
+    hold_tx: watch::Sender<Hold>,
 ) -> io::Error {
+    let mut hold = Hold::default();
     loop {
-        match app_ports.changed().await {
-            Ok(now) => {
-                plane.status_tx.send_modify(|status| status.listening = now.iter().copied().collect());
-                ports_tx.send_replace(now);
+        let deadline = hold.poll_timeout();
+        tokio::select! {
+            seen = app_ports.changed() => match seen {
+                Ok(sockets) => hold.handle_input(sockets, Instant::now()),
+                Err(error) => return error,
+            },
+            Ok(()) = expected_rx.changed() => {
+                let Expected { declared, hold: patience } = expected_rx.borrow_and_update().clone();
+                app_ports.set_declared(declared.iter().copied());
+                hold.configure(declared, patience);
             }
-            Err(error) => return error,
+            () = sleep_until(deadline) => hold.handle_timeout(Instant::now()),
+        }
+        app_ports.set_interval(if hold.poll_timeout().is_some() { HURRIED_INTERVAL } else { PORTS_INTERVAL });
+        plane.status_tx.send_if_modified(|status| {
+            let listening = hold.public();
+            let changed = status.listening != listening;
+            status.listening = listening;
+            changed
+        });
+        hold_tx.send_if_modified(|known| {
+            let changed = *known != hold;
+            known.clone_from(&hold);
+            changed
+        });
+    }
+}
+
+async fn sleep_until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Follows what the engine does to the namespace's networks, until that cannot be seen any more.
+async fn keep_addresses(mut changes: Changes, plane: &DataPlane) -> io::Error {
+    loop {
+        if let Err(error) = changes.next().await {
+            return error;
+        }
+        if let Err(error) = plane.renew_addresses().await {
+            tracing::warn!("after a change of the networks: {error}");
         }
     }
 }
@@ -159,12 +227,36 @@ impl DataPlane {
         let bypass = config.bypass.iter().map(|text| text.parse().map_err(|_| ConfigureError::Network(text.clone())));
         let bypass: Vec<Cidr> = bypass.collect::<Result<_, _>>()?;
         self.rules.lock().await.set_bypass(&bypass)?;
+        {
+            let mut addresses = self.addresses.lock().await;
+            let now = addresses.set(&config.pod_ips, &bypass)?;
+            self.rules.lock().await.set_addresses(now)?;
+        }
         if let Some(content) = &config.resolv_conf {
             files::write_in_place(&self.options.resolv_conf, content)?;
         }
         files::set_extra_hosts(&self.options.hosts, &config.extra_hosts)?;
+        self.expected_tx.send_replace(Expected { declared: config.declared.clone(), hold: config.hold });
+        self.trial().await;
         self.status_tx.send_modify(|status| status.configured = true);
         Ok(())
+    }
+
+    async fn renew_addresses(&self) -> Result<(), ConfigureError> {
+        let mut addresses = self.addresses.lock().await;
+        if let Some(now) = addresses.renew()? {
+            self.rules.lock().await.set_addresses(now)?;
+        }
+        Ok(())
+    }
+
+    /// Whose address the app sees. Found out again when the namespace may have got other addresses.
+    async fn trial(&self) {
+        let problem = self.delivery.trial().await;
+        if let Some(problem) = &problem {
+            tracing::warn!("the app does not see its callers' addresses: {problem}");
+        }
+        self.status_tx.send_modify(|status| status.own_source = problem);
     }
 
     /// Starts a tunnel over a carrier, in place of an older one: the CLI has a reason to bring a new one.
@@ -187,17 +279,21 @@ impl DataPlane {
     }
 
     async fn session(&self, generation: Generation, tunnel: &Tunnel, mut events: Events) {
-        let mut ports_rx = self.ports_rx.clone();
-        ports_rx.mark_changed();
+        let mut hold_rx = self.hold_rx.clone();
+        hold_rx.mark_changed();
+        let mut told = None;
         loop {
             tokio::select! {
                 event = events.next() => match event {
                     None => return,
                     Some(event) => self.handle(generation, event),
                 },
-                Ok(()) = ports_rx.changed() => {
-                    let ports = ports_rx.borrow_and_update().iter().copied().collect();
-                    tunnel.listen(ports);
+                Ok(()) = hold_rx.changed() => {
+                    let open = hold_rx.borrow_and_update().open();
+                    if told.as_ref() != Some(&open) {
+                        tunnel.listen(open.clone());
+                        told = Some(open);
+                    }
                 }
             }
         }
@@ -206,7 +302,8 @@ impl DataPlane {
     fn handle(&self, generation: Generation, event: Event) {
         let injected = match event {
             Event::Open(pending) => {
-                tokio::spawn(deliver::connection(pending));
+                let delivery = Arc::clone(&self.delivery);
+                tokio::spawn(async move { delivery.connection(pending).await });
                 return;
             }
             Event::Datagram(datagram) => {
@@ -214,6 +311,13 @@ impl DataPlane {
             }
             Event::DatagramFailed { app, remote, errno } => {
                 self.injector.unreachable(deliver::resolve(app), remote, errno)
+            }
+            Event::Echo(Echo { app, remote, sequence, payload }) => {
+                self.injector.echo_reply(app, remote, sequence, &payload)
+            }
+            Event::EchoFailed { app, remote, sequence, errno } => {
+                tracing::debug!("ping of {}: {errno}", remote.0);
+                self.injector.echo_failed(app, remote, sequence, errno)
             }
             Event::Listening { failed, .. } => {
                 for failure in failed {

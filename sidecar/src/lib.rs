@@ -9,20 +9,24 @@
 //! - [`holder`] — PID 1 of the container, which outlives the data plane;
 //! - [`dataplane`] — how everything below is put together; [`incapable`] — what is said where it cannot be;
 //! - [`capture`] — rules, held packets, replies;
-//! - [`ports`] — what the app listens on;
+//! - [`podip`] — the pod's address, on this end;
+//! - [`ports`] — what the app listens on; [`hold`] — what the cluster finds open while it is restarted;
 //! - [`link`] — the tunnel of the moment;
-//! - [`relay`] — what the app sends; [`deliver`] — what the cluster sends;
+//! - [`relay`] — what the app sends; [`deliver`] — what the cluster sends, [`callers`] — from whose address;
 //! - [`control`] — the Unix socket; [`files`] — the files of the pod; [`health`] — the engine's health check.
 
 pub mod args;
+mod callers;
 pub mod capture;
 mod control;
 pub mod dataplane;
 mod deliver;
 pub mod files;
 pub mod health;
+mod hold;
 pub mod holder;
 pub mod incapable;
 mod link;
+mod podip;
 pub mod ports;
 mod relay;

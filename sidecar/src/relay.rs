@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
 use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Target};
 use tpdocker_protocol::errno::Errno;
-use tpdocker_tunnel::{Datagram, OpenError, Stream, splice};
+use tpdocker_tunnel::{Datagram, Echo, OpenError, Stream, splice};
 
 use crate::capture::{Captured, CapturedPackets, Connection, HeldSyn, Redirected};
 use crate::link::{Generation, HOLD_TIMEOUT, Link};
@@ -51,6 +51,11 @@ pub(crate) async fn outgoing(mut captured: CapturedPackets, link: Arc<Link>, arr
             Ok(Captured::Udp { app, remote, payload }) => {
                 if let Some(tunnel) = link.tunnel() {
                     tunnel.send_datagram(Datagram { app, remote, payload });
+                }
+            }
+            Ok(Captured::Echo { app, remote, sequence, payload }) => {
+                if let Some(tunnel) = link.tunnel() {
+                    tunnel.send_echo(Echo { app, remote, sequence, payload });
                 }
             }
             Ok(Captured::Tcp(held)) => match Arc::clone(&places).try_acquire_owned() {

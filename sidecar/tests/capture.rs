@@ -1,22 +1,25 @@
 //! The capture in real network namespaces: what apps see, and what the wire sees.
 
+#[path = "capture/localhost.rs"]
+mod localhost;
 mod support;
 
 use std::{
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
-    sync::{Arc, atomic::Ordering},
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use support::ping::Ping;
 use support::{
     APP4, APP6, CLUSTER4, CLUSTER6, Lab, PATIENCE, PEER4, PEER6, cluster,
     relay::{self, Relay},
     skip,
 };
-use tpdocker_sidecar::capture::{Capture, CaptureConfig, CaptureError, Echo, Ipv6};
+use tpdocker_sidecar::capture::{Capture, CaptureConfig, CaptureError, Ipv6};
 
 /// A refusal that the kernel gives at once comes within this time, on a busy machine too; a SYN that is lost takes a
 /// second.
@@ -31,11 +34,7 @@ fn sidecar_process() {
     // CAP_NET_ADMIN and CAP_NET_RAW
     assert_eq!(u64::from_str_radix(effective, 16).unwrap(), 1 << 12 | 1 << 13);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let Capture { captured, redirected, injector, .. } = Capture::install(&CaptureConfig::default()).unwrap();
-        println!("{}", relay::READY);
-        relay::serve(captured, redirected, injector, Arc::default()).await.unwrap();
-    });
+    runtime.block_on(relay::process());
 }
 
 /// `connect()` as a blocking app does it: its error, or the greeting.
@@ -249,6 +248,7 @@ fn with_two_capabilities_it_works_and_when_it_is_killed_the_kernel_refuses_at_on
             assert_eq!(refused, Err(Errno::ECONNREFUSED));
             assert!(start.elapsed() < AT_ONCE, "{:?}", start.elapsed());
             udp(bind).send_to(b"x", cluster(prefix, 10, 53)).unwrap();
+            Ping::open(cluster(prefix, 77, 0)).send(1, b"x");
         });
     }
     lab.barrier();
@@ -256,37 +256,38 @@ fn with_two_capabilities_it_works_and_when_it_is_killed_the_kernel_refuses_at_on
 }
 
 #[test]
-fn ping_and_other_protocols_stay_in_the_namespace() {
+fn ping_is_answered_by_the_cluster_and_other_protocols_stay_in_the_namespace() {
     if skip() {
         return;
     }
-    for echo in [Echo::Drop, Echo::Refuse] {
-        let lab = Lab::new();
-        let mut sniffer = lab.sniff();
-        let _relay = Relay::start(&lab.app, CaptureConfig { echo, ..CaptureConfig::default() });
-        // ICMP echo request, ICMP timestamp request, SCTP, and a protocol of nobody.
-        for (protocol, packet) in
-            [(1, [8, 0, 0xf7, 0xff, 0, 0, 0, 0]), (1, [13, 0, 0, 0, 0, 0, 0, 0]), (132, [0; 8]), (253, [0; 8])]
-        {
-            lab.app.run(move || {
-                let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(protocol))).unwrap();
-                for to in [cluster(CLUSTER4, 77, 0), SocketAddr::new(PEER4.parse().unwrap(), 0)] {
-                    let sent = socket.send_to(&packet, &SockAddr::from(to));
-                    // The kernel tells a sender whose packet a rule drops.
-                    assert!(sent.is_ok() || sent.unwrap_err().kind() == ErrorKind::PermissionDenied);
-                }
-            });
-        }
-        lab.app.run(|| {
-            let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6)).unwrap();
-            for to in [cluster(CLUSTER6, 77, 0), SocketAddr::new(PEER6.parse().unwrap(), 0)] {
-                let sent = socket.send_to(&[128, 0, 0, 0, 0, 0, 0, 0], &SockAddr::from(to));
+    let lab = Lab::new();
+    let mut sniffer = lab.sniff();
+    let _relay = Relay::start(&lab.app, CaptureConfig::default());
+    for prefix in [CLUSTER4, CLUSTER6] {
+        lab.app.run(move || {
+            let ping = Ping::open(cluster(prefix, 77, 0));
+            for sequence in 1..4 {
+                ping.send(sequence, b"payload");
+                assert_eq!(ping.answer(), (ping.reply(), sequence, b"payload".to_vec()));
+            }
+            let refused = Ping::open(cluster(prefix, relay::PROHIBITED, 0));
+            refused.send(9, b"payload");
+            assert_eq!(refused.answer(), (refused.prohibited(), 9, Vec::new()));
+        });
+    }
+    // ICMP timestamp request, SCTP, and a protocol of nobody.
+    for (protocol, packet) in [(1, [13, 0, 0, 0, 0, 0, 0, 0]), (132, [0; 8]), (253, [0; 8])] {
+        lab.app.run(move || {
+            let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::from(protocol))).unwrap();
+            for to in [cluster(CLUSTER4, 77, 0), SocketAddr::new(PEER4.parse().unwrap(), 0)] {
+                let sent = socket.send_to(&packet, &SockAddr::from(to));
+                // The kernel tells a sender whose packet a rule drops.
                 assert!(sent.is_ok() || sent.unwrap_err().kind() == ErrorKind::PermissionDenied);
             }
         });
-        lab.barrier();
-        assert_eq!(sniffer.packets(), Vec::<Vec<u8>>::new());
     }
+    lab.barrier();
+    assert_eq!(sniffer.packets(), Vec::<Vec<u8>>::new());
 }
 
 #[test]

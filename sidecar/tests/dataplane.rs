@@ -1,6 +1,8 @@
 //! The data plane with everything real: kernel rules, two namespaces, a proxy. The app is this test's own sockets.
 
 mod plane;
+#[path = "dataplane/pod.rs"]
+mod pod;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::settings::{AppSpec, ClusterSettings, NetSpec, OutputFormat, RunSettings, SwapTarget};
+use crate::settings::{AppSpec, ClusterSettings, Hold, NetSpec, OutputFormat, RunSettings, SwapTarget};
 
 use super::error::UsageError;
 
@@ -17,6 +17,7 @@ pub(super) struct Draft {
     pub(super) cluster: ClusterSettings,
     pub(super) swap: Option<SwapTarget>,
     pub(super) proxy_image: Option<String>,
+    pub(super) hold: Hold,
     pub(super) dry_run: bool,
     pub(super) app: AppSpec,
     pub(super) net: NetSpec,
@@ -43,6 +44,7 @@ impl Draft {
             proxy_image: self.proxy_image,
             app,
             net: self.net,
+            hold: self.hold,
             dry_run: self.dry_run,
         })
     }

@@ -127,6 +127,7 @@ pub static FLAGS: &[Flag] = &[
     short('n', ours("namespace", Value("NAME"), value::namespace, "Namespace; the context's when absent")),
     ours("context", Value("NAME"), value::context, "Context of the kubeconfig; its current one when absent"),
     ours("proxy-image", Value("REF"), value::proxy_image, "Proxy image, when not the one that belongs to this binary"),
+    ours("hold", Value("DURATION"), value::hold, "How long callers wait while the app restarts; 0 refuses (10s)"),
     ours("dry-run", Switch, value::dry_run, "Print the plan and change nothing"),
     ours("output", Value("text|json"), value::output, "How steps and errors are told on stderr"),
     repeatable(ours("verbose", Switch, value::verbose, "Log to stderr; again for more (after `run`, -v is a volume)")),

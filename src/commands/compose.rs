@@ -23,7 +23,7 @@ use crate::session::identity::Identity;
 use crate::session::rundir::{self, SessionRecord};
 use crate::session::signals::Signals;
 use crate::session::{Attached, Session, environment, find, proxy_of};
-use crate::settings::{ClusterSettings, ComposeAction, ComposeSettings};
+use crate::settings::{ClusterSettings, ComposeAction, ComposeSettings, Hold};
 
 /// How long `down` waits for a session in another terminal: a restore waits for the original's pods.
 const SESSION_ENDS_WITHIN: Duration = Duration::from_mins(4);
@@ -58,6 +58,7 @@ pub async fn compose(settings: ComposeSettings, console: &Console) -> Result<u8,
 struct Member {
     service: String,
     session: Session,
+    hold: Hold,
 }
 
 async fn up(
@@ -101,7 +102,7 @@ async fn prepare(
     let engine = Engine::connect().await?;
     engine.ensure_sidecar_image(reporter).await?;
     let mut members = Vec::new();
-    for SwapService { service, swap, cluster } in swaps {
+    for SwapService { service, swap, cluster, hold } in swaps {
         let cluster = ClusterSettings {
             context: cluster.context.or_else(|| settings.cluster.context.clone()),
             namespace: cluster.namespace.or_else(|| settings.cluster.namespace.clone()),
@@ -113,7 +114,7 @@ async fn prepare(
             reporter.notice(note.to_string());
         }
         let session = Session::new(identity, found, deployment, Some(name.to_owned()), reporter.clone())?;
-        members.push(Member { service, session });
+        members.push(Member { service, session, hold });
     }
     Ok((engine, members))
 }
@@ -168,7 +169,7 @@ async fn attend(
 /// Builds the tunnels as the sidecars appear, and swaps as the apps listen; then keeps the tunnels until dropped.
 async fn keep_swapped(members: &[Member], attached: &[Attached]) -> Result<(), Error> {
     let each = members.iter().zip(attached).map(|(member, attached)| async {
-        let link = member.session.link(attached, false).await?;
+        let link = member.session.link(attached, false, member.hold).await?;
         member.session.swap(attached).await?;
         Ok::<_, Error>(link)
     });

@@ -131,7 +131,7 @@ impl Work<'_> {
     }
 
     async fn bring_up(&self, stdio: Stdio) -> Result<Up, Error> {
-        let RunSettings { app, net, .. } = self.settings;
+        let RunSettings { app, net, hold, .. } = self.settings;
         let reporter = self.console.reporter();
         let proxy = self.session.begin().await?;
         // The pod's name is its host name; it is known as soon as the pod exists.
@@ -144,7 +144,7 @@ impl Work<'_> {
             self.start_sidecar(hostname, &reporter).await
         };
         let (attached, sidecar) = tokio::try_join!(self.session.attach(proxy.clone()), sidecar)?;
-        let link = self.session.link(&attached, !net.dns.is_empty()).await?;
+        let link = self.session.link(&attached, !net.dns.is_empty(), *hold).await?;
         let env = environment::merged(environment::of_pod(&attached.pod, self.session.original()), app, net);
         let step = reporter.step("app");
         let session = self.session.identity.id.as_str();

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, ROLE_APP, ROLE_SIDECAR, SIDECAR_PATH, SIDECAR_RUN_DIR};
 
 use crate::error::{Code, Explain};
-use crate::settings::{ClusterSettings, SwapTarget};
+use crate::settings::{ClusterSettings, Hold, SwapTarget};
 
 /// The extension key of a service.
 const EXTENSION: &str = "x-tpdocker";
@@ -92,6 +92,7 @@ struct Extension {
     swap: String,
     namespace: Option<String>,
     context: Option<String>,
+    hold: Option<String>,
 }
 
 /// One service that is to be swapped in.
@@ -103,6 +104,8 @@ pub struct SwapService {
     pub swap: SwapTarget,
     /// Where.
     pub cluster: ClusterSettings,
+    /// As for `tpdocker run --hold`.
+    pub hold: Hold,
 }
 
 /// What a running session gives to its service.
@@ -215,6 +218,7 @@ fn swap_of(name: &str, service: &Value, extension: &Value) -> Result<SwapService
         service: name.into(),
         swap: extension.swap.parse::<SwapTarget>().map_err(|error| wrong(error.into()))?,
         cluster: ClusterSettings { context: extension.context, namespace: extension.namespace },
+        hold: extension.hold.map_or(Ok(Hold::default()), |hold| hold.parse()).map_err(|error| wrong(error.into()))?,
     })
 }
 
@@ -356,6 +360,8 @@ mod tests {
     #[test]
     fn a_project_without_the_key_with_an_unknown_key_or_without_a_namespace_of_its_own_is_refused() {
         assert!(matches!(project(&json!({})).swaps(), Err(ProjectError::NothingToSwap)));
+        let hold = project(&json!({"x-tpdocker": {"swap": "s", "hold": "a while"}}));
+        assert!(matches!(hold.swaps(), Err(ProjectError::Extension { .. })));
         let typo = project(&json!({"x-tpdocker": {"swap": "s", "namspace": "staging"}}));
         assert!(matches!(typo.swaps(), Err(ProjectError::Extension { .. })));
         let host = project(&json!({"network_mode": "host", "x-tpdocker": {"swap": "s"}}));

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Container;
-use tpdocker_protocol::control::{PodView, SidecarConfig, SwapRecord};
+use tpdocker_protocol::control::{PodView, SidecarConfig, SidecarStatus, SwapRecord};
 
 use self::access::Access;
 use self::identity::Identity;
@@ -32,7 +32,7 @@ use crate::error::Error;
 use crate::event::{Reporter, Step};
 use crate::image;
 use crate::plan;
-use crate::settings::{ClusterSettings, SwapTarget};
+use crate::settings::{ClusterSettings, Hold, SwapTarget};
 
 /// How long the proxy's pod may take from its creation until it runs. Init containers of the original run first, and
 /// migrations take their time; a pod that cannot start is said long before.
@@ -170,17 +170,23 @@ impl Session {
 
     /// Builds the tunnel between the proxy and the sidecar that listens in the session's directory. With
     /// `own_resolver` the sidecar keeps the resolver that the engine gave it.
-    pub async fn link(&self, attached: &Attached, own_resolver: bool) -> Result<Link, Error> {
+    pub async fn link(&self, attached: &Attached, own_resolver: bool, hold: Hold) -> Result<Link, Error> {
         let step = self.reporter.step("tunnel");
         let config = SidecarConfig {
             resolv_conf: (!own_resolver).then(|| attached.pod.resolv_conf.clone()),
             extra_hosts: self.host_aliases(),
             bypass: Vec::new(),
+            declared: self.workload().ports.clone(),
+            hold: hold.0,
+            pod_ips: attached.pod.pod_ips.clone(),
         };
         let plan = LinkPlan { access: Arc::clone(&attached.access), socket: self.run_dir.socket(), config };
         let link = Link::up(plan, self.reporter.clone()).await?;
-        let captured = link.status.borrow().capture.clone().unwrap_or_default();
-        step.done(format!("port-forward over WebSocket, capture by {captured}"));
+        let SidecarStatus { capture, own_source, .. } = link.status.borrow().clone();
+        step.done(format!("port-forward over WebSocket, capture by {}", capture.unwrap_or_default()));
+        if let Some(why) = own_source {
+            self.reporter.notice(format!("the app does not see the addresses of its callers in the cluster: {why}"));
+        }
         Ok(link)
     }
 

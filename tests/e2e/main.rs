@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod compose;
+mod hold;
 mod hot_reload;
 mod images;
 mod main_job;

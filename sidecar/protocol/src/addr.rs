@@ -43,6 +43,36 @@ pub struct Port {
     pub number: u16,
 }
 
+/// Which addresses of a network namespace a socket listens on. Of a dual-stack socket there are two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// Every IPv4 address, or one that is the pod's.
+    AnyV4,
+    /// Every IPv6 address, or one that is the pod's.
+    AnyV6,
+    /// 127.0.0.1 only: a matter between the containers of the pod.
+    LoopbackV4,
+    /// `::1` only.
+    LoopbackV6,
+}
+
+impl Scope {
+    /// Reached at the pod's address, and not from within the pod only.
+    #[must_use]
+    pub fn is_public(self) -> bool {
+        matches!(self, Self::AnyV4 | Self::AnyV6)
+    }
+}
+
+/// A socket that the app listens on, without its further identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Listener {
+    /// Its port.
+    pub port: Port,
+    /// Its addresses.
+    pub scope: Scope,
+}
+
 impl std::fmt::Display for Port {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let transport = match self.transport {

@@ -4,6 +4,7 @@
 //! the traffic of the app never travels here.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -75,10 +76,10 @@ impl std::fmt::Debug for EnvVar {
 pub struct ProxyStatus {
     /// A sidecar's tunnel is attached.
     pub attached: bool,
-    /// The readiness that the kubelet's probe is told: attached, and every declared port bound because the app
-    /// listens on it.
+    /// The readiness that the kubelet's probe is told: attached, and every declared TCP port open because the app
+    /// listens on it, or did until a moment ago ([`SidecarConfig::hold`]).
     pub ready: bool,
-    /// Ports bound in the pod.
+    /// Ports open at the pod's addresses.
     pub bound: Vec<Port>,
     /// Ports the app listens on that the pod cannot bind, and why.
     pub failed: Vec<PortFailure>,
@@ -113,6 +114,15 @@ pub struct SidecarConfig {
     pub extra_hosts: Vec<String>,
     /// Networks in CIDR notation that are reached directly from the laptop and not through the tunnel.
     pub bypass: Vec<String>,
+    /// Ports that the cluster expects the app to serve: those the pod's spec declares and those that Services send to.
+    pub declared: Vec<Port>,
+    /// How long a declared TCP port stays open in the cluster after the app has stopped listening on it; connections
+    /// that come meanwhile wait for it to listen again.
+    pub hold: Duration,
+    /// The pod's addresses, which become addresses of the namespace; the first one of each family is the source of what
+    /// goes to the cluster.
+    #[serde(default)]
+    pub pod_ips: Vec<IpAddr>,
 }
 
 /// Sidecar → CLI.
@@ -146,8 +156,10 @@ pub struct SidecarStatus {
     pub configured: bool,
     /// A carrier is attached and the proxy answered on it.
     pub attached: bool,
-    /// Ports on which the app listens.
+    /// Ports on which the app listens, other than on loopback.
     pub listening: Vec<Port>,
+    /// Why connections from the cluster come to the app from an address of its own; `None` when it sees the callers'.
+    pub own_source: Option<String>,
 }
 
 /// The intent that is recorded on a swapped workload before it is changed, as the JSON value of

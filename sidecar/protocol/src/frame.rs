@@ -21,15 +21,18 @@
 //! | 8 | CREDIT | id | bytes u32: how many more the receiver of this frame may send |
 //! | 9 | DATAGRAM | 0 | app address, remote address, 0 to [`MAX_DATAGRAM`] bytes |
 //! | 10 | `DATAGRAM_FAILED` | 0 | app address, remote address, errno u16 |
-//! | 11 | LISTEN | 0 | ports |
+//! | 11 | LISTEN | 0 | for each socket: port, scope u8 |
 //! | 12 | LISTENING | 0 | count u32, so many ports; then for each failure: port, length u16, UTF-8 |
 //! | 13 | PING | 0 | u64 |
 //! | 14 | PONG | 0 | u64 of the ping |
 //! | 15 | CLOSE | 0 | UTF-8 reason |
+//! | 16 | ECHO | 0 | app address, remote address, sequence number u16, 0 to [`MAX_DATAGRAM`] bytes |
+//! | 17 | `ECHO_FAILED` | 0 | app address, remote address, sequence number u16, errno u16 |
 //!
 //! An address is 4, four bytes, port u16, or 6, sixteen bytes, port u16, scope u32 (the flow label of an IPv6 socket
 //! address means nothing at the other end and is not carried). A port is its transport (6 TCP, 17 UDP, as IANA
-//! numbers them) u8 and its number u16.
+//! numbers them) u8 and its number u16. A scope is 4 (any IPv4 address), 6 (any IPv6 address), 0x84 (127.0.0.1) or 0x86
+//! (`::1`).
 //!
 //! The payload of DATA is handed on as it arrives, without waiting for its end and without copying: a frame of 256 KiB
 //! costs neither a buffer of that size nor the time until its last byte. So what [`Decoder`] yields as
@@ -42,10 +45,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 
 pub use decode::{Decoder, FrameError};
 
-use crate::addr::{AppAddr, ClusterAddr, Port, Target};
+use crate::addr::{AppAddr, ClusterAddr, Listener, Port, Target};
 use crate::control::PortFailure;
 use crate::errno::Errno;
-use fields::{put_addr, put_port, truncated};
+use fields::{put_addr, put_listener, put_port, truncated};
 
 /// Bytes before every payload.
 pub const HEADER: usize = 8;
@@ -98,6 +101,19 @@ pub struct Datagram {
     pub payload: Bytes,
 }
 
+/// One ICMP echo request of the app (sidecar → proxy) or the reply to it (proxy → sidecar).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Echo {
+    /// Who asks; the echo's identifier stands in the place of the port, as in a NAT (RFC 5508).
+    pub app: AppAddr,
+    /// Who is asked; its port is 0.
+    pub remote: ClusterAddr,
+    /// Tells the requests of one identifier apart.
+    pub sequence: u16,
+    /// At most [`MAX_DATAGRAM`] bytes, since ICMP's header is as long as UDP's; may be empty.
+    pub payload: Bytes,
+}
+
 /// One message on the wire; the module's table says how it looks there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields are those of the module's table")]
@@ -122,9 +138,9 @@ pub enum Frame {
     Datagram(Datagram),
     /// An ICMP error came back for a datagram from `app` to `remote`.
     DatagramFailed { app: AppAddr, remote: ClusterAddr, errno: Errno },
-    /// The complete set of ports the app listens on.
-    Listen(Vec<Port>),
-    /// The complete set of ports bound in the pod, and those that could not be.
+    /// The complete set of sockets that the pod is to listen on for the app.
+    Listen(Vec<Listener>),
+    /// The complete set of ports open at the pod's addresses, and those that could not be.
     Listening { bound: Vec<Port>, failed: Vec<PortFailure> },
     /// Asks for a [`Frame::Pong`] with the same number.
     Ping(u64),
@@ -132,6 +148,10 @@ pub enum Frame {
     Pong(u64),
     /// The session ends; no frame follows.
     Close { reason: String },
+    /// See [`Echo`].
+    Echo(Echo),
+    /// An echo request was not answered but refused.
+    EchoFailed { app: AppAddr, remote: ClusterAddr, sequence: u16, errno: Errno },
 }
 
 /// The type byte.
@@ -151,6 +171,8 @@ mod code {
     pub(super) const PING: u8 = 13;
     pub(super) const PONG: u8 = 14;
     pub(super) const CLOSE: u8 = 15;
+    pub(super) const ECHO: u8 = 16;
+    pub(super) const ECHO_FAILED: u8 = 17;
 }
 
 const SESSION: StreamId = StreamId(0);
@@ -239,8 +261,10 @@ impl Frame {
                 out.put_u16(errno.0);
                 (code::DATAGRAM_FAILED, SESSION)
             }
-            Self::Listen(ports) => {
-                put_ports(out, ports);
+            Self::Listen(listeners) => {
+                for listener in listeners {
+                    put_listener(out, *listener);
+                }
                 (code::LISTEN, SESSION)
             }
             Self::Listening { bound, failed } => {
@@ -259,8 +283,24 @@ impl Frame {
                 out.put_slice(truncated(reason, MAX_REASON).as_bytes());
                 (code::CLOSE, SESSION)
             }
+            Self::Echo(Echo { app, remote, sequence, payload }) => {
+                put_echo(out, *app, *remote, *sequence);
+                out.put_slice(payload);
+                (code::ECHO, SESSION)
+            }
+            Self::EchoFailed { app, remote, sequence, errno } => {
+                put_echo(out, *app, *remote, *sequence);
+                out.put_u16(errno.0);
+                (code::ECHO_FAILED, SESSION)
+            }
         }
     }
+}
+
+fn put_echo(out: &mut BytesMut, app: AppAddr, remote: ClusterAddr, sequence: u16) {
+    put_addr(out, app.0);
+    put_addr(out, remote.0);
+    out.put_u16(sequence);
 }
 
 fn put_ports(out: &mut BytesMut, ports: &[Port]) {

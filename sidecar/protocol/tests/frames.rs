@@ -4,11 +4,12 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use proptest::prelude::*;
-use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Port, Target, Transport};
+use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Listener, Port, Scope, Target, Transport};
 use tpdocker_protocol::control::PortFailure;
 use tpdocker_protocol::errno::Errno;
 use tpdocker_protocol::frame::{
-    Datagram, Decoder, Frame, FrameError, HEADER, MAX_DATA, MAX_DATAGRAM, MAX_LISTENING, MAX_REASON, Side, StreamId,
+    Datagram, Decoder, Echo, Frame, FrameError, HEADER, MAX_DATA, MAX_DATAGRAM, MAX_LISTENING, MAX_REASON, Side,
+    StreamId,
 };
 
 fn addr() -> impl Strategy<Value = SocketAddr> {
@@ -27,6 +28,11 @@ fn addr() -> impl Strategy<Value = SocketAddr> {
 fn port() -> impl Strategy<Value = Port> {
     (prop_oneof![Just(Transport::Tcp), Just(Transport::Udp)], 1..=u16::MAX)
         .prop_map(|(transport, number)| Port { transport, number })
+}
+
+fn listener() -> impl Strategy<Value = Listener> {
+    let scopes = [Scope::AnyV4, Scope::AnyV6, Scope::LoopbackV4, Scope::LoopbackV6];
+    (port(), prop::sample::select(scopes.to_vec())).prop_map(|(port, scope)| Listener { port, scope })
 }
 
 fn errno() -> impl Strategy<Value = Errno> {
@@ -60,9 +66,17 @@ fn frame() -> impl Strategy<Value = Frame> {
             payload
         })),
         (app(), remote(), errno()).prop_map(|(app, remote, errno)| Frame::DatagramFailed { app, remote, errno }),
-        prop::collection::vec(port(), 0..20).prop_map(Frame::Listen),
+        prop::collection::vec(listener(), 0..20).prop_map(Frame::Listen),
         (prop::collection::vec(port(), 0..20), prop::collection::vec(failure, 0..5))
             .prop_map(|(bound, failed)| Frame::Listening { bound, failed }),
+        (app(), remote(), any::<u16>(), payload(0..500))
+            .prop_map(|(app, remote, sequence, payload)| Frame::Echo(Echo { app, remote, sequence, payload })),
+        (app(), remote(), any::<u16>(), errno()).prop_map(|(app, remote, sequence, errno)| Frame::EchoFailed {
+            app,
+            remote,
+            sequence,
+            errno
+        }),
         any::<u64>().prop_map(Frame::Ping),
         any::<u64>().prop_map(Frame::Pong),
         "\\PC{0,100}".prop_map(|reason| Frame::Close { reason }),

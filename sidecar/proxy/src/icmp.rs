@@ -1,4 +1,4 @@
-//! ICMP errors of UDP sockets, from the socket's error queue (`IP_RECVERR` in ip(7)).
+//! ICMP errors of UDP and ping sockets, from the socket's error queue (`IP_RECVERR` in ip(7)).
 //!
 //! A socket that is not connected learns of an unreachable port in no other way, and only the queue tells which peer
 //! it was.
@@ -20,12 +20,10 @@ pub(crate) fn enable(socket: &impl AsFd, v6: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Takes one error off the queue: where the datagram was going, and why it did not get there. `Ok(None)` is an entry
-/// that is not the network's answer. `WouldBlock` when the queue is empty.
-pub(crate) fn take(socket: &impl AsRawFd) -> io::Result<Option<(SocketAddr, Errno)>> {
-    // The kernel hands back the datagram; of that only the address is wanted.
-    let mut payload = [0];
-    let mut parts = [io::IoSliceMut::new(&mut payload)];
+/// Takes one error off the queue: where the datagram was going, and why it did not get there. Its beginning is put into
+/// `datagram`. `Ok(None)` is an entry that is not the network's answer. `WouldBlock` when the queue is empty.
+pub(crate) fn take(socket: &impl AsRawFd, datagram: &mut [u8]) -> io::Result<Option<(SocketAddr, Errno)>> {
+    let mut parts = [io::IoSliceMut::new(datagram)];
     let mut control = nix::cmsg_space!(sock_extended_err, sockaddr_in6);
     let flags = MsgFlags::MSG_ERRQUEUE | MsgFlags::MSG_DONTWAIT;
     let message = recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;

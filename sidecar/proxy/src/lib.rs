@@ -10,7 +10,7 @@
 //! - [`server`] — the listener on the loopback, and what an admitted connection becomes;
 //! - [`gate`] — admission;
 //! - [`control`] — answers to the CLI, with [`pod`] for what the swapped container would see;
-//! - [`session`] — one attached tunnel, with [`dial`], [`listeners`], [`udp`] and [`icmp`] for what it asks;
+//! - [`session`] — one attached tunnel, with [`dial`], [`listeners`], [`udp`], [`ping`] and [`icmp`] for what it asks;
 //! - [`status`] and [`ready`] — what the kubelet and the CLI are told.
 
 pub mod args;
@@ -19,6 +19,7 @@ mod dial;
 mod gate;
 mod icmp;
 mod listeners;
+mod ping;
 mod pod;
 pub mod ready;
 pub mod server;

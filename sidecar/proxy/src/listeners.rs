@@ -1,13 +1,17 @@
-//! The TCP ports that the app listens on, open in the pod: exactly those, and only while it does.
+//! The TCP ports that the app listens on, open in the pod: exactly those, on the same addresses, and as long as the
+//! sidecar says.
+//!
+//! A dual-stack socket of the app is two here, one a family: a node without IPv6 then lacks the one and has the other, as
+//! the app in the pod would.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tpdocker_protocol::addr::{ClusterAddr, Target};
+use tpdocker_protocol::addr::{ClusterAddr, Scope, Target};
 use tpdocker_tunnel::{Tunnel, splice};
 
 use crate::task::OwnedTask;
@@ -22,7 +26,7 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Listeners {
     tunnel: Tunnel,
-    open: BTreeMap<u16, OwnedTask>,
+    open: BTreeMap<(u16, Scope), OwnedTask>,
 }
 
 impl Listeners {
@@ -31,25 +35,29 @@ impl Listeners {
     }
 
     /// Opens a port; one that is open stays as it is.
-    pub(crate) fn open(&mut self, port: u16) -> io::Result<()> {
-        if let std::collections::btree_map::Entry::Vacant(slot) = self.open.entry(port) {
-            let listener = listen(port)?;
+    pub(crate) fn open(&mut self, port: u16, scope: Scope) -> io::Result<()> {
+        if let std::collections::btree_map::Entry::Vacant(slot) = self.open.entry((port, scope)) {
+            let listener = listen(port, scope)?;
             slot.insert(OwnedTask::spawn(accept(listener, port, self.tunnel.clone())));
         }
         Ok(())
     }
 
+    /// Whether it is a socket of this process that has this address.
+    pub(crate) fn has(&self, address: SocketAddr) -> bool {
+        scopes_at(address.ip()).iter().any(|scope| self.open.contains_key(&(address.port(), *scope)))
+    }
+
     /// Closes the ports that `keep` does not name; connections that were accepted live on.
-    pub(crate) async fn retain(&mut self, keep: impl Fn(u16) -> bool) {
-        for (_, task) in self.open.extract_if(.., |port, _| !keep(*port)) {
+    pub(crate) async fn retain(&mut self, keep: impl Fn(u16, Scope) -> bool) {
+        for (_, task) in self.open.extract_if(.., |(port, scope), _| !keep(*port, *scope)) {
             task.stop().await;
         }
     }
 }
 
-/// A listener on every address of the pod.
-fn listen(port: u16) -> io::Result<TcpListener> {
-    let (socket, address) = any_address(Type::STREAM, Protocol::TCP, port)?;
+fn listen(port: u16, scope: Scope) -> io::Result<TcpListener> {
+    let (socket, address) = socket_for(Type::STREAM, Protocol::TCP, port, scope)?;
     // Connections of an earlier listener that are in TIME_WAIT do not keep the port.
     socket.set_reuse_address(true)?;
     socket.bind(&address.into())?;
@@ -57,23 +65,34 @@ fn listen(port: u16) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// A non-blocking socket and the address that means all addresses of the pod: both families where the node has IPv6.
-pub(crate) fn any_address(kind: Type, protocol: Protocol, port: u16) -> io::Result<(Socket, SocketAddr)> {
-    let dual_stack = || {
-        let socket = Socket::new(Domain::IPV6, kind.nonblocking(), Some(protocol))?;
-        socket.set_only_v6(false)?;
-        // Nodes with `disable_ipv6` have the family but no address of it; port 0 asks without taking anything.
-        let probe = Socket::new(Domain::IPV6, kind, Some(protocol))?;
-        probe.bind(&SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)).into())?;
-        io::Result::Ok((socket, SocketAddr::from((Ipv6Addr::UNSPECIFIED, port))))
-    };
-    dual_stack().or_else(|_| {
-        let socket = Socket::new(Domain::IPV4, kind.nonblocking(), Some(protocol))?;
-        Ok((socket, SocketAddr::from((Ipv4Addr::UNSPECIFIED, port))))
-    })
+/// The scopes of sockets that a connection to this address of the pod would reach.
+pub(crate) fn scopes_at(ip: IpAddr) -> &'static [Scope] {
+    let inside = ip.is_loopback() || ip.is_unspecified();
+    match (ip.is_ipv4(), inside) {
+        (true, true) => &[Scope::AnyV4, Scope::LoopbackV4],
+        (true, false) => &[Scope::AnyV4],
+        (false, true) => &[Scope::AnyV6, Scope::LoopbackV6],
+        (false, false) => &[Scope::AnyV6],
+    }
 }
 
-/// An address as IPv4 when it is one, which a dual-stack socket hides.
+/// A non-blocking socket of one family, and the address of the pod that it is to be bound to.
+pub(crate) fn socket_for(kind: Type, protocol: Protocol, port: u16, scope: Scope) -> io::Result<(Socket, SocketAddr)> {
+    let ip: IpAddr = match scope {
+        Scope::AnyV4 => Ipv4Addr::UNSPECIFIED.into(),
+        Scope::AnyV6 => Ipv6Addr::UNSPECIFIED.into(),
+        Scope::LoopbackV4 => Ipv4Addr::LOCALHOST.into(),
+        Scope::LoopbackV6 => Ipv6Addr::LOCALHOST.into(),
+    };
+    let address = SocketAddr::new(ip, port);
+    let socket = Socket::new(Domain::for_address(address), kind.nonblocking(), Some(protocol))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    Ok((socket, address))
+}
+
+/// An address as IPv4 when it is one, however it was written.
 pub(crate) fn canonical(address: SocketAddr) -> ClusterAddr {
     ClusterAddr(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }

@@ -61,7 +61,7 @@ fn addresses_of(hostname: &str, hosts: &str) -> Vec<IpAddr> {
     found
 }
 
-fn interface_addresses() -> Result<Vec<IpAddr>, PodError> {
+pub(crate) fn interface_addresses() -> Result<Vec<IpAddr>, PodError> {
     let mut found = Vec::new();
     for interface in nix::ifaddrs::getifaddrs().map_err(PodError::Addresses)? {
         let Some(address) = interface.address else { continue };

@@ -1,7 +1,8 @@
 //! What the proxy is doing, for the kubelet's probe and for the CLI.
 //!
-//! Ready means: a tunnel is attached, and every TCP port that the pod's spec declares is bound because the app listens
-//! on it. Declared UDP ports do not count: nothing tells a UDP port that is used rarely from one that is never used
+//! Ready means: a tunnel is attached, and every TCP port that the pod's spec declares is open at the pod's address because
+//! the app listens on it. For a moment after it stopped to (it is being restarted) the sidecar still lists the port and
+//! holds what arrives: an unready pod would have no endpoint, and its Service would refuse. Declared UDP ports do not count: nothing tells a UDP port that is used rarely from one that is never used
 //! (HTTP/3 beside HTTP, a metrics port), and a Service must not wait for it.
 
 use tokio::sync::watch;

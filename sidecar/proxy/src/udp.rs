@@ -16,12 +16,12 @@ use bytes::Bytes;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
-use tpdocker_protocol::addr::{AppAddr, ClusterAddr};
+use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Scope};
 use tpdocker_protocol::errno::Errno;
 use tpdocker_tunnel::{Datagram, Tunnel};
 
 use crate::icmp;
-use crate::listeners::{any_address, canonical};
+use crate::listeners::{canonical, scopes_at, socket_for};
 use crate::task::OwnedTask;
 
 /// A socket that was silent for this long is closed. RFC 4787 (REQ-5) forbids less than two minutes.
@@ -39,7 +39,7 @@ const RECEIVE_BURST: usize = 64;
 pub(crate) struct UdpSockets {
     tunnel: Tunnel,
     /// By the port that the app listens on.
-    listening: BTreeMap<u16, UdpEnd>,
+    listening: BTreeMap<(u16, Scope), UdpEnd>,
     /// By the socket of the app.
     flows: HashMap<AppAddr, UdpEnd>,
     max_flows: usize,
@@ -62,9 +62,9 @@ enum Owner {
     Port(u16),
 }
 
-/// Milliseconds since the process began to use UDP; written on every datagram, so not behind a lock.
+/// Milliseconds since the process began to use datagrams; written on every one, so not behind a lock.
 #[derive(Debug, Default)]
-struct LastUse(AtomicU64);
+pub(crate) struct LastUse(AtomicU64);
 
 // === impl UdpSockets ===
 
@@ -74,17 +74,22 @@ impl UdpSockets {
     }
 
     /// Opens a port that the app listens on; one that is open stays as it is.
-    pub(crate) fn open(&mut self, port: u16) -> io::Result<()> {
-        if let std::collections::btree_map::Entry::Vacant(slot) = self.listening.entry(port) {
-            let (socket, address) = any_address(Type::DGRAM, Protocol::UDP, port)?;
+    pub(crate) fn open(&mut self, port: u16, scope: Scope) -> io::Result<()> {
+        if let std::collections::btree_map::Entry::Vacant(slot) = self.listening.entry((port, scope)) {
+            let (socket, address) = socket_for(Type::DGRAM, Protocol::UDP, port, scope)?;
             slot.insert(UdpEnd::start(socket, address, Owner::Port(port), self.tunnel.clone())?);
         }
         Ok(())
     }
 
+    /// Whether it is a socket of this process that has this address.
+    pub(crate) fn has(&self, address: SocketAddr) -> bool {
+        scopes_at(address.ip()).iter().any(|scope| self.listening.contains_key(&(address.port(), *scope)))
+    }
+
     /// Closes the listening ports that `keep` does not name.
-    pub(crate) async fn retain(&mut self, keep: impl Fn(u16) -> bool) {
-        for (_, end) in self.listening.extract_if(.., |port, _| !keep(*port)) {
+    pub(crate) async fn retain(&mut self, keep: impl Fn(u16, Scope) -> bool) {
+        for (_, end) in self.listening.extract_if(.., |(port, scope), _| !keep(*port, *scope)) {
             end.task.stop().await;
         }
     }
@@ -92,7 +97,7 @@ impl UdpSockets {
     /// Sends a datagram of the app. Never waits: a full socket drops, as the network would.
     pub(crate) fn send(&mut self, datagram: &Datagram) {
         let Datagram { app, remote, payload } = datagram;
-        let sent = self.end_for(*app).and_then(|end| {
+        let sent = self.end_for(*app, *remote).and_then(|end| {
             end.last_use.touch();
             send_to(&end.socket, remote.0, payload)
         });
@@ -113,8 +118,9 @@ impl UdpSockets {
         self.flows.retain(|_, end| end.last_use.age() < limit);
     }
 
-    fn end_for(&mut self, app: AppAddr) -> io::Result<&UdpEnd> {
-        if let Some(end) = self.listening.get(&app.0.port()) {
+    fn end_for(&mut self, app: AppAddr, remote: ClusterAddr) -> io::Result<&UdpEnd> {
+        let scope = if remote.0.is_ipv4() { Scope::AnyV4 } else { Scope::AnyV6 };
+        if let Some(end) = self.listening.get(&(app.0.port(), scope)) {
             return Ok(end);
         }
         if !self.flows.contains_key(&app) {
@@ -134,11 +140,6 @@ impl UdpSockets {
 
 /// The system call itself: tokio would first have to hear from epoll that a fresh socket is writable.
 fn send_to(socket: &UdpSocket, remote: SocketAddr, payload: &[u8]) -> io::Result<()> {
-    let v6_socket = socket.local_addr()?.is_ipv6();
-    let remote = match remote {
-        SocketAddr::V4(v4) if v6_socket => SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port())),
-        other => other,
-    };
     let send = || SockRef::from(socket).send_to(payload, &remote.into()).map(drop);
     // The first error may be an ICMP error of an earlier datagram, which is reported from the queue.
     send().or_else(|error| if error.kind() == io::ErrorKind::WouldBlock { Err(error) } else { send() })
@@ -187,7 +188,8 @@ async fn receive(socket: Arc<UdpSocket>, owner: Owner, tunnel: Tunnel, last_use:
 
 fn report_errors(socket: &UdpSocket, owner: Owner, tunnel: &Tunnel) {
     for _ in 0..RECEIVE_BURST {
-        match socket.try_io(Interest::ERROR, || icmp::take(socket)) {
+        // Of the datagram only the address is wanted.
+        match socket.try_io(Interest::ERROR, || icmp::take(socket, &mut [0])) {
             Ok(None) => (),
             Ok(Some((remote, errno))) => {
                 let remote = canonical(remote);
@@ -230,12 +232,12 @@ fn receive_burst(socket: &UdpSocket, owner: Owner, tunnel: &Tunnel) -> bool {
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 impl LastUse {
-    fn touch(&self) {
+    pub(crate) fn touch(&self) {
         let now = u64::try_from(EPOCH.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.0.store(now, Ordering::Relaxed);
     }
 
-    fn age(&self) -> Duration {
+    pub(crate) fn age(&self) -> Duration {
         EPOCH.elapsed().saturating_sub(Duration::from_millis(self.0.load(Ordering::Relaxed)))
     }
 }

@@ -2,13 +2,13 @@
 
 mod support;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use support::{PATIENCE, Proxy, dial, event, free_port, listen, pair, status, tcp, watch};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use tpdocker_protocol::addr::Target;
+use tpdocker_protocol::addr::{Listener, Scope, Target};
 use tpdocker_protocol::errno::Errno;
 use tpdocker_tunnel::{Closed, Event, Events, OpenError, Pending, splice};
 
@@ -95,6 +95,37 @@ async fn a_connection_that_the_app_refuses_is_reset() {
     delivery(&mut events).await.refuse(Errno::ECONNREFUSED);
     let end = timeout(PATIENCE, caller.read(&mut [0])).await.expect("an end");
     assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_port_is_open_on_the_addresses_that_the_app_listens_on_and_on_no_others() {
+    let proxy = Proxy::start(Vec::new()).await;
+    let (tunnel, mut events) = proxy.attach().await;
+    let port = free_port().await;
+    let listener = |scope| Listener { port: tcp(port), scope };
+    // All of 127.0.0.0/8 is this machine's: 127.0.0.2 stands for the pod's own address.
+    let addresses: [SocketAddr; 3] = [
+        (Ipv4Addr::LOCALHOST, port).into(),
+        (Ipv4Addr::new(127, 0, 0, 2), port).into(),
+        (Ipv6Addr::LOCALHOST, port).into(),
+    ];
+    for (scopes, open, public) in [
+        (vec![Scope::LoopbackV4], vec![0], false),
+        (vec![Scope::LoopbackV4, Scope::AnyV4], vec![0, 1], true),
+        (vec![Scope::AnyV6], vec![2], true),
+        (vec![Scope::LoopbackV6, Scope::LoopbackV4], vec![0, 2], false),
+    ] {
+        let asked = scopes.iter().copied().map(listener).collect();
+        let answer = support::listen_on(&tunnel, &mut events, asked).await;
+        assert_eq!(answer, (if public { vec![tcp(port)] } else { Vec::new() }, Vec::new()), "{scopes:?}");
+        for (index, address) in addresses.iter().enumerate() {
+            let connected = TcpStream::connect(address).await.is_ok();
+            assert_eq!(connected, open.contains(&index), "{scopes:?}: {address}");
+            if connected {
+                delivery(&mut events).await;
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,4 +1,8 @@
-//! What the app sends: held SYNs and datagrams.
+//! What the app sends: held SYNs, datagrams and echo requests.
+//!
+//! What goes to an address of the namespace that is the pod's, too, its loopback first of all, is only taken when no
+//! socket of the namespace would get it ([`super::served`]): the app's own listeners win, and the other containers of the
+//! pod answer for the rest.
 
 use std::{
     collections::{HashSet, VecDeque},
@@ -9,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use tpdocker_protocol::{
-    addr::{AppAddr, ClusterAddr},
+    addr::{AppAddr, ClusterAddr, Transport},
     errno::Errno,
 };
 
@@ -20,6 +24,7 @@ use super::{
     rules::{
         MARK_ACCEPTED, MARK_HOST_UNREACHABLE, MARK_NET_UNREACHABLE, MARK_PROHIBITED, MARK_REFUSED, QUEUE_TCP, QUEUE_UDP,
     },
+    served::Served,
 };
 
 /// SYNs held at once; beyond it new ones are dropped and the app's TCP repeats them after a second. Half of the
@@ -51,6 +56,17 @@ pub enum Captured {
         /// At most 65,503 bytes.
         payload: Bytes,
     },
+    /// One ICMP echo request, already gone from the kernel.
+    Echo {
+        /// Who asks; its port is the echo's identifier.
+        app: AppAddr,
+        /// Who is asked; port 0.
+        remote: ClusterAddr,
+        /// Tells the requests of one identifier apart.
+        sequence: u16,
+        /// At most 65,503 bytes.
+        payload: Bytes,
+    },
 }
 
 /// The stream of [`Captured`]. What is not taken waits in the kernel.
@@ -59,11 +75,16 @@ pub struct CapturedPackets {
     syns: Queue,
     datagrams: Queue,
     desk: Arc<Desk>,
+    /// `None`: the kernel cannot tell, so what stays in the namespace is not taken.
+    served: Option<Served>,
     ready: VecDeque<Captured>,
 }
 
 /// A SYN that waits in the kernel for [`accept`](Self::accept) or [`refuse`](Self::refuse); the app's `connect()` goes
 /// on after that. Dropped without an answer it is refused with EHOSTUNREACH: whoever was to decide is gone.
+///
+/// One to an address of the namespace is refused by letting it go where it goes anyway: nobody listens there, so the
+/// kernel refuses it; and if somebody has begun to meanwhile, that is the better answer.
 #[derive(Debug)]
 pub struct HeldSyn {
     /// The app's socket.
@@ -73,11 +94,24 @@ pub struct HeldSyn {
     key: Key,
     /// Its id in the queue, until it has its verdict.
     id: Option<u32>,
+    /// It goes to an address of the namespace.
+    inside: bool,
     desk: Arc<Desk>,
 }
 
 /// Four-tuple and sequence number: a repeated SYN has the same, a new connection from the same port another one.
 type Key = (SocketAddr, SocketAddr, u32);
+
+/// What becomes of a held SYN.
+#[derive(Debug, Clone, Copy)]
+enum Verdict {
+    /// It goes on with this mark.
+    Mark(u32),
+    /// It goes on as it is.
+    Pass,
+    /// It was never there.
+    Drop,
+}
 
 /// Where held SYNs are known and decided.
 #[derive(Debug)]
@@ -90,13 +124,13 @@ struct Desk {
 // === impl CapturedPackets ===
 
 impl CapturedPackets {
-    pub(super) fn bind(counters: Arc<Counters>) -> io::Result<Self> {
+    pub(super) fn bind(counters: Arc<Counters>, served: Option<Served>) -> io::Result<Self> {
         let syns = QueueSpec { number: QUEUE_TCP, copy_range: SYN_COPY_RANGE, receive_buffer: SYN_BUFFER };
         let datagrams = QueueSpec { number: QUEUE_UDP, copy_range: UDP_COPY_RANGE, receive_buffer: UDP_BUFFER };
         let syns = Queue::bind(syns, Arc::clone(&counters))?;
         let datagrams = Queue::bind(datagrams, Arc::clone(&counters))?;
         let desk = Arc::new(Desk { verdicts: syns.verdicts(), held: Mutex::default(), counters });
-        Ok(Self { syns, datagrams, desk, ready: VecDeque::new() })
+        Ok(Self { syns, datagrams, desk, served, ready: VecDeque::new() })
     }
 
     /// The next one, in the kernel's order per protocol. Cancel-safe. An error means that the kernel's queue is gone.
@@ -108,15 +142,25 @@ impl CapturedPackets {
             tokio::select! {
                 packets = self.syns.recv(BATCH) => {
                     for packet in packets? {
-                        self.ready.extend(self.desk.hold(&packet)?.map(Captured::Tcp));
+                        if is_served(self.served.as_ref(), Transport::Tcp, &packet) {
+                            self.desk.verdicts.pass(packet.id)?;
+                        } else {
+                            self.ready.extend(self.desk.hold(&packet)?.map(Captured::Tcp));
+                        }
                     }
                 }
                 packets = self.datagrams.recv(BATCH) => {
                     let packets = packets?;
+                    for packet in &packets {
+                        if is_served(self.served.as_ref(), Transport::Udp, packet) {
+                            self.datagrams.verdicts().pass(packet.id)?;
+                        } else {
+                            self.ready.extend(self.desk.datagram(packet));
+                        }
+                    }
                     if let Some(last) = packets.last() {
                         self.datagrams.verdicts().drop_up_to(last.id)?;
                     }
-                    self.ready.extend(packets.iter().filter_map(|packet| self.desk.datagram(packet)));
                 }
             }
         }
@@ -130,7 +174,7 @@ impl HeldSyn {
     /// microseconds: register what waits for it *before* the call. It never shows up if the app has given up in the
     /// meantime, so what waits must not wait for ever.
     pub fn accept(mut self) {
-        self.decide(Some(MARK_ACCEPTED));
+        self.decide(Verdict::Mark(MARK_ACCEPTED));
     }
 
     /// Lets `connect()` fail. ECONNREFUSED is said by a RST, the others by ICMP, which knows EHOSTUNREACH, ENETUNREACH
@@ -140,20 +184,22 @@ impl HeldSyn {
     /// is heard only after the SYN's repetition, a second later; a RST always is.
     pub fn refuse(mut self, errno: Errno) {
         self.decide(match errno {
-            Errno::ETIMEDOUT => None,
-            Errno::ECONNREFUSED | Errno::ECONNRESET => Some(MARK_REFUSED),
-            Errno::ENETUNREACH => Some(MARK_NET_UNREACHABLE),
-            Errno::EPERM | Errno::EACCES => Some(MARK_PROHIBITED),
-            _ => Some(MARK_HOST_UNREACHABLE),
+            Errno::ETIMEDOUT => Verdict::Drop,
+            _ if self.inside => Verdict::Pass,
+            Errno::ECONNREFUSED | Errno::ECONNRESET => Verdict::Mark(MARK_REFUSED),
+            Errno::ENETUNREACH => Verdict::Mark(MARK_NET_UNREACHABLE),
+            Errno::EPERM | Errno::EACCES => Verdict::Mark(MARK_PROHIBITED),
+            _ => Verdict::Mark(MARK_HOST_UNREACHABLE),
         });
     }
 
     /// Sends the verdict, once. The key is forgotten after it: a SYN repeated in between is still known.
-    fn decide(&mut self, mark: Option<u32>) {
+    fn decide(&mut self, verdict: Verdict) {
         let Some(id) = self.id.take() else { return };
-        let sent = match mark {
-            Some(mark) => self.desk.verdicts.accept(id, mark),
-            None => self.desk.verdicts.drop(id),
+        let sent = match verdict {
+            Verdict::Mark(mark) => self.desk.verdicts.accept(id, mark),
+            Verdict::Pass => self.desk.verdicts.pass(id),
+            Verdict::Drop => self.desk.verdicts.drop(id),
         };
         if let Err(error) = sent {
             Counters::add(&self.desk.counters.lost_verdicts);
@@ -165,7 +211,7 @@ impl HeldSyn {
 
 impl Drop for HeldSyn {
     fn drop(&mut self) {
-        self.decide(Some(MARK_HOST_UNREACHABLE));
+        self.decide(if self.inside { Verdict::Pass } else { Verdict::Mark(MARK_HOST_UNREACHABLE) });
     }
 }
 
@@ -189,7 +235,8 @@ impl Desk {
                 } else {
                     held.insert(key);
                     let (app, remote, id) = (AppAddr(from), ClusterAddr(to), Some(packet.id));
-                    return Ok(Some(HeldSyn { app, remote, key, id, desk: Arc::clone(self) }));
+                    let inside = packet.stays_inside();
+                    return Ok(Some(HeldSyn { app, remote, key, id, inside, desk: Arc::clone(self) }));
                 }
             }
             _ => &self.counters.unreadable,
@@ -200,7 +247,7 @@ impl Desk {
     }
 
     fn datagram(&self, packet: &Packet) -> Option<Captured> {
-        let Ok(packet::Parsed { mut from, to, body: Body::Udp { payload } }) = packet::parse(&packet.bytes) else {
+        let Ok(packet::Parsed { mut from, to, body }) = packet::parse(&packet.bytes) else {
             Counters::add(&self.counters.unreadable);
             return None;
         };
@@ -214,9 +261,30 @@ impl Desk {
         {
             from.set_scope_id(packet.out_interface);
         }
-        let payload = packet.bytes.slice_ref(payload);
-        Some(Captured::Udp { app: AppAddr(from), remote: ClusterAddr(to), payload })
+        let (app, remote) = (AppAddr(from), ClusterAddr(to));
+        match body {
+            Body::Udp { payload } => Some(Captured::Udp { app, remote, payload: packet.bytes.slice_ref(payload) }),
+            Body::Echo { sequence, payload } => {
+                Some(Captured::Echo { app, remote, sequence, payload: packet.bytes.slice_ref(payload) })
+            }
+            Body::Tcp { .. } => {
+                Counters::add(&self.counters.unreadable);
+                None
+            }
+        }
     }
+}
+
+/// Whether a socket of the namespace gets the packet. What cannot be found out is left to the kernel.
+fn is_served(served: Option<&Served>, transport: Transport, packet: &Packet) -> bool {
+    if !packet.stays_inside() {
+        return false;
+    }
+    let (Some(served), Ok(parsed)) = (served, packet::parse(&packet.bytes)) else { return true };
+    served.look_up(transport, parsed.from, parsed.to).unwrap_or_else(|error| {
+        tracing::warn!(%error, to = %parsed.to, "cannot find out whether the namespace has a socket");
+        true
+    })
 }
 
 fn is_multicast(address: IpAddr) -> bool {

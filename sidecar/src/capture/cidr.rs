@@ -34,7 +34,7 @@ impl Cidr {
     }
 
     /// Its address, in network byte order, and a mask of the same length.
-    pub(super) fn octets(&self) -> (Vec<u8>, Vec<u8>) {
+    pub fn octets(&self) -> (Vec<u8>, Vec<u8>) {
         let prefix = usize::from(self.prefix);
         let address = match self.network {
             IpAddr::V4(v4) => v4.octets().to_vec(),
@@ -47,6 +47,26 @@ impl Cidr {
     /// Whether it is a network of IPv6.
     pub fn is_ipv6(&self) -> bool {
         self.network.is_ipv6()
+    }
+
+    /// The network of this address alone.
+    pub fn host(address: IpAddr) -> Self {
+        Self { network: address, prefix: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
+    /// Its first address.
+    pub fn network(&self) -> IpAddr {
+        self.network
+    }
+
+    /// How many bits its addresses share; 0 is every address there is.
+    pub fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
+    /// Whether `address` is in it.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        address.is_ipv6() == self.is_ipv6() && Self::new(address, self.prefix) == Some(*self)
     }
 }
 

@@ -50,6 +50,20 @@ impl Injector {
         }
     }
 
+    /// The reply of `remote` to an echo request of the app, whose port is the identifier.
+    pub fn echo_reply(&self, app: AppAddr, remote: ClusterAddr, sequence: u16, payload: &[u8]) -> io::Result<()> {
+        self.send(app.0, &packet::echo_reply(app.0, remote.0, sequence, payload).map_err(invalid)?)
+    }
+
+    /// Tells the app that an echo request of its failed: `ping` prints what the error is. For errors for which ICMP has
+    /// no word nothing is sent.
+    pub fn echo_failed(&self, app: AppAddr, remote: ClusterAddr, sequence: u16, errno: Errno) -> io::Result<()> {
+        match packet::echo_failed(app.0, remote.0, sequence, errno).map_err(invalid)? {
+            Some(packet) => self.send(app.0, &packet),
+            None => Ok(()),
+        }
+    }
+
     fn send(&self, app: SocketAddr, packet: &[u8]) -> io::Result<()> {
         let (socket, mut to) = match app {
             SocketAddr::V4(_) => (&self.sockets.v4, app),

@@ -17,6 +17,7 @@
 //! match captured.next().await? {
 //!     Captured::Tcp(held) => held.accept(), // and it shows up at `redirected.accept()`
 //!     Captured::Udp { app, remote, payload } => injector.udp_reply(app, remote, &payload)?,
+//!     Captured::Echo { app, remote, sequence, payload } => injector.echo_reply(app, remote, sequence, &payload)?,
 //! }
 //! # Ok(()) }
 //! ```
@@ -29,16 +30,17 @@ pub mod foreign;
 mod injector;
 mod needs;
 pub(crate) mod netlink;
-mod nft;
+pub(crate) mod nft;
 mod packet;
 #[cfg(test)]
 mod properties;
 mod queue;
-mod reactor;
+pub(crate) mod reactor;
 mod redirected;
 mod rules;
+mod served;
 
-use std::{io, ops::RangeInclusive, path::Path, sync::Arc};
+use std::{io, net::IpAddr, ops::RangeInclusive, path::Path, sync::Arc};
 
 use nix::errno::Errno as OsErrno;
 
@@ -49,32 +51,33 @@ pub use self::{
     injector::Injector,
     needs::Part,
     redirected::{Connection, Redirected},
+    rules::MARK_DELIVERY,
 };
 use self::{
     nft::{Family, Refusal},
     rules::{QueueKind, TableSpec},
+    served::Served,
 };
 
 /// More networks than a person declares; each is a rule that packets pass one after the other.
 pub const MAX_BYPASS: usize = 256;
-
-/// What becomes of an ICMP echo request of the app; neither way does it leave the namespace.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Echo {
-    /// Silence: `ping` reports loss.
-    #[default]
-    Drop,
-    /// "Administratively prohibited": `ping` says at once that it is filtered.
-    Refuse,
-}
 
 /// What to capture.
 #[derive(Debug, Clone, Default)]
 pub struct CaptureConfig {
     /// Networks that the app reaches directly, at most [`MAX_BYPASS`].
     pub bypass: Vec<Cidr>,
-    /// What becomes of `ping`.
-    pub echo: Echo,
+    /// Whose addresses the namespace has.
+    pub addresses: Addresses,
+}
+
+/// Whose addresses the namespace has, other than the loopback's.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// The pod's, at which the app may listen here and the pod's other containers there.
+    pub pod: Vec<IpAddr>,
+    /// The container's own, each with the network on its link.
+    pub container: Vec<(IpAddr, Cidr)>,
 }
 
 /// A capture in force. Its parts belong to different tasks: take it apart.
@@ -99,6 +102,7 @@ pub struct Rules {
     queue: QueueKind,
     listeners: RangeInclusive<u16>,
     ipv6: Ipv6,
+    served: bool,
 }
 
 /// What becomes of IPv6.
@@ -161,13 +165,19 @@ impl Capture {
         let injector = Injector::open(kernel_has_ipv6).map_err(io_error("open a raw socket"))?;
         let redirected =
             Redirected::bind(Arc::clone(&counters)).map_err(io_error("listen on the namespace's loopback"))?;
-        let captured = CapturedPackets::bind(Arc::clone(&counters)).map_err(queue_error)?;
+        let served = Served::open().map_err(io_error("look for sockets of the namespace"))?;
+        let sees_sockets = served.is_some();
+        if !sees_sockets {
+            tracing::warn!("the kernel has no socket diagnostics: the pod's loopback is out of the app's reach");
+        }
+        let captured = CapturedPackets::bind(Arc::clone(&counters), served).map_err(queue_error)?;
         let ipv6 = match (kernel_has_ipv6, redirected.has_ipv6()) {
             (false, _) => Ipv6::Absent,
             (true, false) => Ipv6::Rejected,
             (true, true) => Ipv6::Captured,
         };
-        let rules = Rules { config: config.clone(), queue: QueueKind::Nft, listeners: redirected.ports(), ipv6 };
+        let (config, queue, listeners) = (config.clone(), QueueKind::Nft, redirected.ports());
+        let rules = Rules { config, queue, listeners, ipv6, served: sees_sockets };
         Ok(Self { rules: rules.install()?, captured, redirected, injector, counters })
     }
 }
@@ -191,7 +201,18 @@ impl Rules {
     /// Replaces the bypass networks, in one transaction. Redirected connections go on; those to a network that is no
     /// longer bypassed are cut off.
     pub fn set_bypass(&mut self, bypass: &[Cidr]) -> Result<(), CaptureError> {
-        let config = CaptureConfig { bypass: bypass.to_vec(), echo: self.config.echo };
+        self.set(CaptureConfig { bypass: bypass.to_vec(), ..self.config.clone() })
+    }
+
+    /// Replaces the addresses, in one transaction.
+    pub fn set_addresses(&mut self, addresses: Addresses) -> Result<(), CaptureError> {
+        if addresses == self.config.addresses {
+            return Ok(());
+        }
+        self.set(CaptureConfig { addresses, ..self.config.clone() })
+    }
+
+    fn set(&mut self, config: CaptureConfig) -> Result<(), CaptureError> {
         self.commit(self.queue, &config)?.map_err(rule_error)?;
         self.config = config;
         Ok(())
@@ -211,12 +232,12 @@ impl Rules {
     }
 
     fn commit(&self, queue: QueueKind, config: &CaptureConfig) -> Result<Result<(), Refusal>, CaptureError> {
-        let CaptureConfig { bypass, echo } = config;
+        let CaptureConfig { bypass, addresses } = config;
         if bypass.len() > MAX_BYPASS {
             return Err(CaptureError::TooManyBypass(bypass.len()));
         }
-        let spec =
-            TableSpec { family: Family::Ip, queue, listeners: Some(self.listeners.clone()), bypass, echo: *echo };
+        let (listeners, served) = (Some(self.listeners.clone()), self.served);
+        let spec = TableSpec { family: Family::Ip, queue, listeners, bypass, addresses, served };
         let mut tables = vec![spec.table()];
         if self.ipv6 != Ipv6::Absent {
             let listeners = (self.ipv6 == Ipv6::Captured).then(|| self.listeners.clone());

@@ -97,7 +97,7 @@ pub(super) fn listed(parts: &[Part]) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::{
-        CaptureConfig, Echo,
+        Addresses,
         rules::{QueueKind, TableSpec},
     };
     use super::*;
@@ -107,8 +107,11 @@ mod tests {
 
     #[test]
     fn every_expression_and_chain_of_the_rules_is_of_the_core_or_has_a_name_for_its_absence() {
-        let CaptureConfig { bypass, .. } =
-            CaptureConfig { bypass: vec!["10.0.0.0/8".parse().unwrap()], ..Default::default() };
+        let bypass = ["10.0.0.0/8", "fd00::/8"].map(|text| text.parse().unwrap());
+        let addresses = Addresses {
+            pod: ["10.244.0.7", "fd00:244::7"].map(|text| text.parse().unwrap()).into(),
+            container: vec![("172.17.0.2".parse().unwrap(), "172.17.0.0/16".parse().unwrap())],
+        };
         for (family, queue) in [
             (Family::Ip, QueueKind::Nft),
             (Family::Ip6, QueueKind::Nft),
@@ -116,7 +119,8 @@ mod tests {
             (Family::Ip6, QueueKind::Xt),
         ] {
             for listeners in [None, Some(1..=2)] {
-                let table = TableSpec { family, queue, listeners, bypass: &bypass, echo: Echo::Refuse }.table();
+                let spec = TableSpec { family, queue, listeners, bypass: &bypass, addresses: &addresses, served: true };
+                let table = spec.table();
                 for chain in &table.chains {
                     if let Some(base) = chain.base {
                         assert!(part_of(Piece::Chain(family, base.kind)).is_some(), "{} {family}", base.kind);

@@ -1,8 +1,8 @@
 //! Netlink (RFC 3549, netlink(7)): length-prefixed messages of type-length-value attributes in host byte order.
 //!
-//! Three kernel interfaces are spoken here: `nf_tables`, the packet queue and socket diagnostics. The kernel carries out
-//! what it is sent within the `sendto` call, so its acknowledgements are in the socket when that returns, and no
-//! function here waits; only the packet queue is read asynchronously.
+//! Four kernel interfaces are spoken here: `nf_tables`, the packet queue, socket diagnostics and rtnetlink. The kernel
+//! carries out what it is sent within the `sendto` call, so its acknowledgements are in the socket when that returns, and
+//! no function here waits; only the packet queue and notifications of changes are read asynchronously.
 
 use std::{
     io,
@@ -20,6 +20,8 @@ pub(crate) const REQUEST: u16 = 0x1;
 pub(crate) const ACK: u16 = 0x4;
 /// `NLM_F_DUMP`
 pub(crate) const DUMP: u16 = 0x300;
+/// `NLM_F_EXCL`: not if it is there already.
+pub(crate) const EXCLUSIVE: u16 = 0x200;
 /// `NLM_F_CREATE`
 pub(crate) const CREATE: u16 = 0x400;
 /// `NLM_F_APPEND`
@@ -42,15 +44,22 @@ pub(crate) struct Socket(OwnedFd);
 
 impl Socket {
     pub(crate) fn open(protocol: SockProtocol) -> io::Result<Self> {
+        Self::subscribe(protocol, 0)
+    }
+
+    /// One that also gets what the kernel tells to the multicast `groups`, a bit each.
+    pub(crate) fn subscribe(protocol: SockProtocol, groups: u32) -> io::Result<Self> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
-        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+        bind(fd.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
         Ok(Self(fd))
     }
 
-    /// Room for what the kernel says; beyond it `recv` fails with ENOBUFS once and messages are lost.
+    /// Room for what the kernel says; beyond it `recv` fails with ENOBUFS once and messages are lost. In a user namespace
+    /// (rootless engines) it is at most `net.core.rmem_max`.
     pub(crate) fn set_receive_buffer(&self, bytes: usize) -> io::Result<()> {
-        Ok(setsockopt(&self.0, sockopt::RcvBufForce, &bytes)?)
+        let forced = setsockopt(&self.0, sockopt::RcvBufForce, &bytes);
+        Ok(forced.or_else(|_| setsockopt(&self.0, sockopt::RcvBuf, &bytes))?)
     }
 
     pub(crate) fn send(&self, bytes: &[u8]) -> io::Result<()> {

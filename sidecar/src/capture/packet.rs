@@ -11,6 +11,8 @@ pub(crate) const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 const UDP_HEADER: usize = 8;
+/// Of an echo message.
+const ICMP_HEADER: usize = 8;
 /// What Linux gives to packets of its own (`net.ipv4.ip_default_ttl`).
 const TTL: u8 = 64;
 /// More extension headers than that are nobody's honest packet.
@@ -25,7 +27,8 @@ pub(crate) enum Unreadable {
     Truncated,
 }
 
-/// A packet of the app, `from` its socket.
+/// A packet of the app, `from` its socket. An echo request has its identifier in the place of the port that it comes
+/// from, as in a NAT (RFC 5508), and goes to port 0.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Parsed<'a> {
     pub(crate) from: SocketAddr,
@@ -40,6 +43,8 @@ pub(crate) enum Body<'a> {
     Tcp { sequence: u32 },
     /// A datagram.
     Udp { payload: &'a [u8] },
+    /// An ICMP echo request.
+    Echo { sequence: u16, payload: &'a [u8] },
 }
 
 /// Reads a packet that starts with its IP header.
@@ -49,16 +54,24 @@ pub(crate) fn parse(packet: &[u8]) -> Result<Parsed<'_>, Unreadable> {
         Some(6) => parse_v6(packet)?,
         _ => return Err(Unreadable::Malformed),
     };
-    let from = SocketAddr::new(source, u16_at(transport, 0)?);
-    let to = SocketAddr::new(destination, u16_at(transport, 2)?);
-    let body = match protocol {
-        TCP => Body::Tcp { sequence: u32::from_be_bytes(array_at(transport, 4)?) },
+    let ports = |from, to| (SocketAddr::new(source, from), SocketAddr::new(destination, to));
+    let (first, second) = (u16_at(transport, 0)?, u16_at(transport, 2)?);
+    let ((from, to), body) = match protocol {
+        TCP => (ports(first, second), Body::Tcp { sequence: u32::from_be_bytes(array_at(transport, 4)?) }),
         UDP => {
             let length = usize::from(u16_at(transport, 4)?);
             if length < UDP_HEADER {
                 return Err(Unreadable::Malformed);
             }
-            Body::Udp { payload: transport.get(UDP_HEADER..length).ok_or(Unreadable::Truncated)? }
+            let payload = transport.get(UDP_HEADER..length).ok_or(Unreadable::Truncated)?;
+            (ports(first, second), Body::Udp { payload })
+        }
+        ICMP | ICMPV6 if (protocol, first) == echo_request(&source) => {
+            if packet.len() < declared_length(packet)? {
+                return Err(Unreadable::Truncated);
+            }
+            let payload = transport.get(ICMP_HEADER..).ok_or(Unreadable::Truncated)?;
+            (ports(u16_at(transport, 4)?, 0), Body::Echo { sequence: u16_at(transport, 6)?, payload })
         }
         _ => return Err(Unreadable::Malformed),
     };
@@ -93,6 +106,15 @@ fn parse_v6(packet: &[u8]) -> Result<Transport<'_>, Unreadable> {
         }
     }
     Err(Unreadable::Malformed)
+}
+
+/// With its IP header. ICMP has no length of its own by which a cut would show.
+fn declared_length(packet: &[u8]) -> Result<usize, Unreadable> {
+    if packet.first().is_some_and(|byte| byte >> 4 == 4) {
+        u16_at(packet, 2).map(usize::from)
+    } else {
+        u16_at(packet, 4).map(|length| 40 + usize::from(length))
+    }
 }
 
 fn u16_at(bytes: &[u8], at: usize) -> Result<u16, Unreadable> {
@@ -135,24 +157,68 @@ pub(crate) fn udp(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Result<Ve
 /// ICMP has no word for it. It quotes the headers of such a datagram, by which the kernel finds the app's socket.
 pub(crate) fn unreachable(app: SocketAddr, remote: SocketAddr, errno: Errno) -> Result<Option<Vec<u8>>, Unwritable> {
     let v4 = app.is_ipv4();
-    let code = match errno {
-        Errno::ECONNREFUSED if v4 => 3,
-        Errno::ECONNREFUSED => 4,
-        Errno::EHOSTUNREACH if v4 => 1,
-        Errno::EHOSTUNREACH => 3,
-        Errno::ENETUNREACH => 0,
-        Errno::EPERM | Errno::EACCES if v4 => 13,
-        Errno::EPERM | Errno::EACCES => 1,
-        _ => return Ok(None),
-    };
+    let Some(code) = unreachable_code(v4, errno) else { return Ok(None) };
     let quoted = udp(app, remote, &[])?;
-    let mut message = vec![if v4 { 3 } else { 1 }, code, 0, 0, 0, 0, 0, 0];
-    message.extend(quoted);
+    let kind = if v4 { 3 } else { 1 };
+    icmp(remote.ip(), app.ip(), [kind, code, 0, 0, 0, 0, 0, 0], &quoted).map(Some)
+}
+
+/// The reply to an echo request of `app` (its port is the identifier).
+pub(crate) fn echo_reply(
+    app: SocketAddr,
+    remote: SocketAddr,
+    sequence: u16,
+    payload: &[u8],
+) -> Result<Vec<u8>, Unwritable> {
+    icmp(remote.ip(), app.ip(), echo_header(if app.is_ipv4() { 0 } else { 129 }, app.port(), sequence), payload)
+}
+
+/// The ICMP error by which the app's own host tells that its echo request failed with `errno`; `None` if ICMP has no
+/// word for it. It is the host that says so and not `remote`: nobody out there is made to say what they did not.
+pub(crate) fn echo_failed(
+    app: SocketAddr,
+    remote: SocketAddr,
+    sequence: u16,
+    errno: Errno,
+) -> Result<Option<Vec<u8>>, Unwritable> {
+    let Some(code) = unreachable_code(app.is_ipv4(), errno) else { return Ok(None) };
+    let (kind, request) = if app.is_ipv4() { (3, 8) } else { (1, 128) };
+    let quoted = icmp(app.ip(), remote.ip(), echo_header(request, app.port(), sequence), &[])?;
+    icmp(app.ip(), app.ip(), [kind, code, 0, 0, 0, 0, 0, 0], &quoted).map(Some)
+}
+
+/// The code of "destination unreachable" that Linux reads as `errno`.
+fn unreachable_code(v4: bool, errno: Errno) -> Option<u8> {
+    match errno {
+        Errno::ECONNREFUSED if v4 => Some(3),
+        Errno::ECONNREFUSED => Some(4),
+        Errno::EHOSTUNREACH if v4 => Some(1),
+        Errno::EHOSTUNREACH => Some(3),
+        Errno::ENETUNREACH => Some(0),
+        Errno::EPERM | Errno::EACCES if v4 => Some(13),
+        Errno::EPERM | Errno::EACCES => Some(1),
+        _ => None,
+    }
+}
+
+fn echo_header(kind: u8, identifier: u16, sequence: u16) -> [u8; ICMP_HEADER] {
+    let ([a, b], [c, d]) = (identifier.to_be_bytes(), sequence.to_be_bytes());
+    [kind, 0, 0, 0, a, b, c, d]
+}
+
+/// Protocol of an echo request, and its type and code 0 in one number.
+fn echo_request(source: &IpAddr) -> (u8, u16) {
+    if source.is_ipv4() { (ICMP, 8 << 8) } else { (ICMPV6, 128 << 8) }
+}
+
+/// An ICMP message whose checksum in `header` is still to be filled.
+fn icmp(from: IpAddr, to: IpAddr, header: [u8; ICMP_HEADER], body: &[u8]) -> Result<Vec<u8>, Unwritable> {
+    let mut message = [&header, body].concat();
     let (protocol, pseudo) =
-        if v4 { (ICMP, 0) } else { (ICMPV6, pseudo_header(remote.ip(), app.ip(), ICMPV6, message.len())?) };
+        if from.is_ipv4() { (ICMP, 0) } else { (ICMPV6, pseudo_header(from, to, ICMPV6, message.len())?) };
     let sum = checksum(pseudo, &message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
-    ip(remote.ip(), app.ip(), protocol, &message).map(Some)
+    ip(from, to, protocol, &message)
 }
 
 fn ip(source: IpAddr, destination: IpAddr, protocol: u8, body: &[u8]) -> Result<Vec<u8>, Unwritable> {
@@ -255,7 +321,39 @@ mod tests {
         }
 
         #[test]
-        fn garbage_is_refused_instead_of_panicking(bytes in prop::collection::vec(any::<u8>(), 0..200), first in prop_oneof![Just(0x45_u8), Just(0x60), any::<u8>()], next in prop_oneof![Just(0_u8), Just(43), Just(6), Just(17)]) {
+        fn an_echo_request_reads_as_it_was_written((app, remote) in addresses(), sequence in any::<u16>(), payload in prop::collection::vec(any::<u8>(), 0..2000)) {
+            let kind = if app.is_ipv4() { 8 } else { 128 };
+            let packet = icmp(app.ip(), remote.ip(), echo_header(kind, app.port(), sequence), &payload).unwrap();
+            let to = SocketAddr::new(remote.ip(), 0);
+            prop_assert_eq!(parse(&packet), Ok(Parsed { from: app, to, body: Body::Echo { sequence, payload: &payload } }));
+            for cut in [0, 1, 19, 20, packet.len() / 2, packet.len() - 1] {
+                prop_assert!(parse(&packet[..cut]).is_err());
+            }
+        }
+
+        #[test]
+        fn an_echo_reply_adds_up_and_has_identifier_sequence_and_payload((app, remote) in addresses(), sequence in any::<u16>(), payload in prop::collection::vec(any::<u8>(), 0..2000)) {
+            let packet = echo_reply(app, remote, sequence, &payload).unwrap();
+            let (header, protocol, kind) = if app.is_ipv4() { (20, ICMP, 0) } else { (40, ICMPV6, 129) };
+            prop_assert!(adds_up(&packet, remote.ip(), app.ip(), protocol));
+            let message = &packet[header..];
+            prop_assert_eq!(message[..2].to_vec(), vec![kind, 0]);
+            prop_assert_eq!(&message[4..6], app.port().to_be_bytes());
+            prop_assert_eq!(&message[6..8], sequence.to_be_bytes());
+            prop_assert_eq!(&message[8..], payload);
+        }
+
+        #[test]
+        fn a_refused_echo_quotes_the_request_of_the_app((app, remote) in addresses(), sequence in any::<u16>()) {
+            let packet = echo_failed(app, remote, sequence, Errno::EACCES).unwrap().unwrap();
+            let (header, protocol) = if app.is_ipv4() { (20, ICMP) } else { (40, ICMPV6) };
+            prop_assert!(adds_up(&packet, app.ip(), app.ip(), protocol));
+            let quoted = parse(&packet[header + ICMP_HEADER..]).unwrap();
+            prop_assert_eq!(quoted, Parsed { from: app, to: SocketAddr::new(remote.ip(), 0), body: Body::Echo { sequence, payload: &[] } });
+        }
+
+        #[test]
+        fn garbage_is_refused_instead_of_panicking(bytes in prop::collection::vec(any::<u8>(), 0..200), first in prop_oneof![Just(0x45_u8), Just(0x60), any::<u8>()], next in prop_oneof![Just(0_u8), Just(43), Just(6), Just(17), Just(58)]) {
             let mut bytes = bytes;
             for (at, value) in [(0, first), (6, next)] {
                 if let Some(byte) = bytes.get_mut(at) {

@@ -35,6 +35,9 @@ const ATTR_MARK: u16 = 3;
 const ATTR_OUT_INTERFACE: u16 = 6;
 const ATTR_PAYLOAD: u16 = 10;
 
+/// `LOOPBACK_IFINDEX`: of `lo`, in every namespace.
+pub(crate) const LOOPBACK: u32 = 1;
+
 const NF_DROP: u32 = 0;
 const NF_ACCEPT: u32 = 1;
 
@@ -62,6 +65,13 @@ pub(crate) struct Packet {
     pub(crate) out_interface: u32,
     /// From the IP header on, possibly cut.
     pub(crate) bytes: Bytes,
+}
+
+impl Packet {
+    /// It goes to an address of the namespace.
+    pub(crate) fn stays_inside(&self) -> bool {
+        self.out_interface == LOOPBACK
+    }
 }
 
 /// The reading end.
@@ -141,11 +151,16 @@ impl Verdicts {
         self.send(VERDICT, NF_ACCEPT, id, Some(mark))
     }
 
+    /// Lets a packet go on as it is.
+    pub(crate) fn pass(&self, id: u32) -> io::Result<()> {
+        self.send(VERDICT, NF_ACCEPT, id, None)
+    }
+
     pub(crate) fn drop(&self, id: u32) -> io::Result<()> {
         self.send(VERDICT, NF_DROP, id, None)
     }
 
-    /// Drops a packet and all that came before it and have no verdict.
+    /// Drops a packet and all that came before it, but those that have their verdict.
     pub(crate) fn drop_up_to(&self, id: u32) -> io::Result<()> {
         self.send(VERDICT_BATCH, NF_DROP, id, None)
     }

@@ -73,7 +73,7 @@ impl Redirected {
         Err(last)
     }
 
-    pub(super) fn ports(&self) -> RangeInclusive<u16> {
+    pub(crate) fn ports(&self) -> RangeInclusive<u16> {
         self.ports.clone()
     }
 

@@ -19,15 +19,41 @@
 //!     type filter hook output priority -300; policy accept;
 //!     oifname "lo" meta mark INJECTED notrack
 //!   }
+//!   # What stays in the namespace because its address is one of the namespace's: the sidecar looks whether a socket here
+//!   # gets it, and lets it go on if so. What none gets is tried at the pod's own loopback or address, where the other
+//!   # containers of the pod are. Of a datagram's flow only the first is looked at. Without the sidecar all of it is
+//!   # plain loopback. These chains are there if the kernel can tell what a socket gets.
+//!   chain unserved {
+//!     meta l4proto tcp tcp flags & (fin|syn|rst|ack) == syn queue to 0 bypass
+//!     ct status & confirmed == 0 meta l4proto udp queue to 1 bypass
+//!   }
+//!   chain inside {
+//!     meta mark INJECTED accept
+//!     meta mark DELIVERY accept                            # connections that the sidecar makes to the app
+//!     ip daddr 127.0.0.11 accept                           # Docker's resolver, where Docker's own rules redirect to
+//!     ip daddr 127.0.0.0/8 jump unserved                   # ip6: ::1
+//!     ip daddr 10.244.0.7 jump unserved                    # each address of the pod
+//!     accept
+//!   }
+//!   # Who comes in by a published port finds the app at the pod's address, where the app may have bound itself to. For
+//!   # datagrams there is another reason: the answer of a socket that is bound to no address gets the source of its
+//!   # route, and that is the pod's address, but for neighbours and bypass networks (see `podip`).
+//!   chain arrive {
+//!     type nat hook prerouting priority -100; policy accept;
+//!     ip daddr 172.17.0.2 meta l4proto tcp dnat to 10.244.0.7     # each address of the container
+//!     ip saddr 172.17.0.0/16 accept                        # each network that the container is in
+//!     ip saddr 172.20.0.0/16 accept                        # each bypass network
+//!     ip daddr 172.17.0.2 meta l4proto udp dnat to 10.244.0.7
+//!   }
 //!   chain hold {
 //!     type filter hook output priority -150; policy drop;  # after connection tracking, before nat
-//!     oifname "lo" accept                                  # within the namespace
+//!     oifname "lo" jump inside                             # within the namespace; accept without the chains above
 //!     meta mark INJECTED drop                              # the app's address is gone: nobody to inject to
 //!     jump exempt
 //!     ct status & dnat != 0 accept                         # flows that were redirected, and repeated SYNs of theirs
 //!     meta l4proto tcp tcp flags & (fin|syn|rst|ack) == syn queue to 0 bypass
 //!     meta l4proto udp queue to 1                          # no bypass: without the sidecar it is dropped
-//!     icmp type echo-request reject with icmp admin-prohibited     # if the configuration says so
+//!     icmp type echo-request queue to 1                    # likewise
 //!   }
 //!   chain redirect {
 //!     type nat hook output priority -100; policy accept;
@@ -56,15 +82,16 @@
 //! rejects everything, so that apps fall back to IPv4 at once: TCP by RST, since an ICMP error that comes while
 //! `connect()` still holds its socket is not heard before the SYN is repeated, and the rest with "no route".
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use super::{
-    Cidr, Echo,
+    Addresses, Cidr,
     nft::{
         Base, Chain, Family, Hook, Rule, Table,
         expr::{
-            Ct, Expr, Header, Meta, accept, and, at_least, at_most, ct, differs, drop, equal, jump, meta, notrack,
-            payload, queue, redirect, reject_with_icmp, reject_with_reset, xt_nfqueue,
+            Ct, Expr, Header, Meta, accept, and, at_least, at_most, ct, differs, dnat, drop, equal, jump, meta,
+            notrack, payload, queue, redirect, reject_with_icmp, reject_with_reset, xt_nfqueue,
         },
     },
 };
@@ -73,7 +100,7 @@ use super::{
 pub(crate) const TABLE: &str = "tpdocker";
 /// Number of the queue of held SYNs.
 pub(crate) const QUEUE_TCP: u16 = 0;
-/// Number of the queue of datagrams.
+/// Number of the queue of datagrams and echo requests.
 pub(crate) const QUEUE_UDP: u16 = 1;
 
 // Marks never leave the namespace, but the app's container may have rules of its own in it: "tpd" in ASCII and a number
@@ -90,16 +117,23 @@ pub(crate) const MARK_NET_UNREACHABLE: u32 = 0x7470_6404;
 pub(crate) const MARK_PROHIBITED: u32 = 0x7470_6405;
 /// Packets that the sidecar injects.
 pub(crate) const MARK_INJECTED: u32 = 0x7470_6406;
+/// The sidecar's own connections to the app, and the app's answers in them ([`crate::callers`]).
+pub const MARK_DELIVERY: u32 = 0x7470_6407;
 
 const PRIORITY_UNTRACK: i32 = -300; // `raw`: before connection tracking at -200
 const PRIORITY_HOLD: i32 = -150; // `mangle`
 const PRIORITY_REDIRECT: i32 = -100; // `dstnat`
 const PRIORITY_FILTER: i32 = 0;
 
+/// Where Docker answers questions for the names of containers; its own rules in the namespace lead to the true port.
+const DOCKER_RESOLVER: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 11);
+
 const IPPROTO_ICMP: u8 = 1;
 const IPPROTO_TCP: u8 = 6;
 const IPPROTO_UDP: u8 = 17;
 const IPPROTO_ICMPV6: u8 = 58;
+/// `IPS_CONFIRMED`: a packet of the flow has left before.
+const STATUS_CONFIRMED: u32 = 1 << 3;
 /// `IPS_DST_NAT`
 const STATUS_DNAT: u32 = 1 << 5;
 const DIRECTION_REPLY: u8 = 1;
@@ -133,7 +167,16 @@ pub(crate) struct TableSpec<'a> {
     /// Ports of the listeners, `None` if there are none of this family.
     pub(crate) listeners: Option<RangeInclusive<u16>>,
     pub(crate) bypass: &'a [Cidr],
-    pub(crate) echo: Echo,
+    pub(crate) addresses: &'a Addresses,
+    /// The sidecar can tell what a socket of the namespace gets.
+    pub(crate) served: bool,
+}
+
+/// Which address of a packet a rule looks at.
+#[derive(Debug, Clone, Copy)]
+enum End {
+    Source,
+    Destination,
 }
 
 /// ICMP (RFC 792, RFC 1812) or `ICMPv6` (RFC 4443) codes of "destination unreachable".
@@ -146,8 +189,102 @@ struct IcmpCodes {
 impl TableSpec<'_> {
     /// The table of the module's description.
     pub(crate) fn table(&self) -> Table {
-        let chains = vec![self.exempt(), untrack(), self.hold(), self.redirect(), self.refuse(), guard()];
+        let mut chains = vec![self.exempt(), untrack()];
+        if self.holds_inside() {
+            chains.extend([self.unserved(), self.inside()]);
+        }
+        chains.extend([self.arrive(), self.hold(), self.redirect(), self.refuse(), guard()]);
         Table { family: self.family, name: TABLE, chains }
+    }
+
+    /// Whether packets that stay in the namespace are looked at.
+    fn holds_inside(&self) -> bool {
+        self.served && self.listeners.is_some()
+    }
+
+    fn is_ours(&self, address: IpAddr) -> bool {
+        address.is_ipv6() == (self.family == Family::Ip6)
+    }
+
+    /// Ends the rule unless the packet's address is in `network`; and the rule's text.
+    fn within(&self, end: End, network: Cidr) -> (String, [Expr; 3]) {
+        let (offset, length, name) = match (self.family, end) {
+            (Family::Ip, End::Source) => (12, 4, "saddr"),
+            (Family::Ip, End::Destination) => (16, 4, "daddr"),
+            (Family::Ip6, End::Source) => (8, 16, "saddr"),
+            (Family::Ip6, End::Destination) => (24, 16, "daddr"),
+        };
+        let (address, mask) = network.octets();
+        let text = format!("{} {name} {network}", self.family);
+        (text, [payload(Header::Network, offset, length), and(&mask), equal(&address)])
+    }
+
+    fn accept_within(&self, end: End, network: Cidr) -> Rule {
+        let (text, exprs) = self.within(end, network);
+        Rule::new(format!("{text} accept"), exprs.into_iter().chain([accept()]))
+    }
+
+    fn unserved(&self) -> Chain {
+        let udp = [ct(Ct::Status), and(&STATUS_CONFIRMED.to_ne_bytes()), equal(&[0; 4])]
+            .into_iter()
+            .chain(l4proto(IPPROTO_UDP))
+            .chain([self.queue.expr(QUEUE_UDP, true)]);
+        let text = "ct status & confirmed == 0 meta l4proto udp queue to 1 bypass";
+        Chain { name: "unserved", base: None, rules: vec![self.queue_syn(), Rule::new(text, udp)] }
+    }
+
+    fn inside(&self) -> Chain {
+        let marked = |name: &str, value| {
+            Rule::new(format!("meta mark {name} accept"), mark(value).into_iter().chain([accept()]))
+        };
+        let mut rules = vec![marked("INJECTED", MARK_INJECTED), marked("DELIVERY", MARK_DELIVERY)];
+        let loopback = match self.family {
+            Family::Ip => {
+                rules.push(self.accept_within(End::Destination, Cidr::host(DOCKER_RESOLVER.into())));
+                Cidr::new(Ipv4Addr::LOCALHOST.into(), 8)
+            }
+            Family::Ip6 => Some(Cidr::host(Ipv6Addr::LOCALHOST.into())),
+        };
+        let pod = self.addresses.pod.iter().filter(|ip| self.is_ours(**ip)).map(|ip| Cidr::host(*ip));
+        rules.extend(loopback.into_iter().chain(pod).map(|network| {
+            let (text, exprs) = self.within(End::Destination, network);
+            Rule::new(format!("{text} jump unserved"), exprs.into_iter().chain([jump("unserved")]))
+        }));
+        rules.push(Rule::new("accept", [accept()]));
+        Chain { name: "inside", base: None, rules }
+    }
+
+    fn arrive(&self) -> Chain {
+        let mut rules = Vec::new();
+        if let Some(pod) = self.addresses.pod.iter().find(|ip| self.is_ours(**ip)) {
+            let container = || self.addresses.container.iter().filter(|(ip, _)| self.is_ours(*ip));
+            let translated = |name: &str, protocol: u8| {
+                let rule = |(ip, _): &(IpAddr, Cidr)| {
+                    let (text, exprs) = self.within(End::Destination, Cidr::host(*ip));
+                    let exprs = exprs.into_iter().chain(l4proto(protocol)).chain(dnat(self.family, *pod));
+                    Rule::new(format!("{text} meta l4proto {name} dnat to {pod}"), exprs)
+                };
+                container().map(rule).collect::<Vec<_>>()
+            };
+            let neighbours = container().map(|(_, network)| *network);
+            let direct = neighbours.chain(self.bypass.iter().copied().filter(|cidr| self.is_ours(cidr.network())));
+            rules.extend(translated("tcp", IPPROTO_TCP));
+            rules.extend(direct.map(|network| self.accept_within(End::Source, network)));
+            rules.extend(translated("udp", IPPROTO_UDP));
+        }
+        let base = Base { kind: "nat", hook: Hook::Prerouting, priority: PRIORITY_REDIRECT, drop: false };
+        Chain { name: "arrive", base: Some(base), rules }
+    }
+
+    fn queue_syn(&self) -> Rule {
+        let syn = [
+            payload(Header::Transport, TCP_FLAGS_OFFSET, 1),
+            and(&[TCP_FIN_SYN_RST_ACK]),
+            equal(&[TCP_SYN]),
+            self.queue.expr(QUEUE_TCP, true),
+        ];
+        let text = "meta l4proto tcp tcp flags & (fin|syn|rst|ack) == syn queue to 0 bypass";
+        Rule::new(text, l4proto(IPPROTO_TCP).into_iter().chain(syn))
     }
 
     fn icmp(&self) -> IcmpCodes {
@@ -158,18 +295,8 @@ impl TableSpec<'_> {
     }
 
     fn exempt(&self) -> Chain {
-        let (offset, length) = match self.family {
-            Family::Ip => (16, 4),
-            Family::Ip6 => (24, 16),
-        };
-        let ours = self.bypass.iter().filter(|cidr| cidr.is_ipv6() == (self.family == Family::Ip6));
-        let mut rules: Vec<_> = ours
-            .map(|cidr| {
-                let (address, mask) = cidr.octets();
-                let exprs = [payload(Header::Network, offset, length), and(&mask), equal(&address), accept()];
-                Rule::new(format!("{} daddr {cidr} accept", self.family), exprs)
-            })
-            .collect();
+        let ours = self.bypass.iter().filter(|cidr| self.is_ours(cidr.network()));
+        let mut rules: Vec<_> = ours.map(|cidr| self.accept_within(End::Destination, *cidr)).collect();
         let reply = [ct(Ct::Direction), equal(&[DIRECTION_REPLY]), accept()];
         rules.push(Rule::new("ct direction reply accept", reply));
         if self.family == Family::Ip6 {
@@ -188,8 +315,9 @@ impl TableSpec<'_> {
 
     fn hold(&self) -> Chain {
         let codes = self.icmp();
+        let inside = Rule::new("oifname \"lo\" jump inside", [oifname(), lo(), jump("inside")]);
         let mut rules = vec![
-            leaves_through_lo(),
+            if self.holds_inside() { inside } else { leaves_through_lo() },
             Rule::new("meta mark INJECTED drop", mark(MARK_INJECTED).into_iter().chain([drop()])),
             jump_exempt(),
         ];
@@ -198,28 +326,19 @@ impl TableSpec<'_> {
             rules.push(Rule::new("reject with icmpv6 no-route", [reject_with_icmp(codes.net)]));
         } else {
             rules.push(redirected());
-            let syn = [
-                payload(Header::Transport, TCP_FLAGS_OFFSET, 1),
-                and(&[TCP_FIN_SYN_RST_ACK]),
-                equal(&[TCP_SYN]),
-                self.queue.expr(QUEUE_TCP, true),
-            ];
-            let text = "meta l4proto tcp tcp flags & (fin|syn|rst|ack) == syn queue to 0 bypass";
-            rules.push(Rule::new(text, l4proto(IPPROTO_TCP).into_iter().chain(syn)));
+            rules.push(self.queue_syn());
             let udp = l4proto(IPPROTO_UDP).into_iter().chain([self.queue.expr(QUEUE_UDP, false)]);
             rules.push(Rule::new("meta l4proto udp queue to 1", udp));
-        }
-        if self.echo == Echo::Refuse {
             let (protocol, kind) = match self.family {
                 Family::Ip => (IPPROTO_ICMP, 8),
                 Family::Ip6 => (IPPROTO_ICMPV6, 128),
             };
-            let exprs = l4proto(protocol).into_iter().chain([
+            let echo = l4proto(protocol).into_iter().chain([
                 payload(Header::Transport, 0, 1),
                 equal(&[kind]),
-                reject_with_icmp(codes.prohibited),
+                self.queue.expr(QUEUE_UDP, false),
             ]);
-            rules.push(Rule::new("icmp type echo-request reject with icmp admin-prohibited", exprs));
+            rules.push(Rule::new("icmp type echo-request queue to 1", echo));
         }
         let base = Base { kind: "filter", hook: Hook::Output, priority: PRIORITY_HOLD, drop: true };
         Chain { name: "hold", base: Some(base), rules }
@@ -319,7 +438,49 @@ mod tests {
     }
 
     fn spec(family: Family, bypass: &[Cidr]) -> TableSpec<'_> {
-        TableSpec { family, queue: QueueKind::Nft, listeners: Some(1..=8), bypass, echo: Echo::Drop }
+        static NONE: Addresses = Addresses { pod: Vec::new(), container: Vec::new() };
+        TableSpec { family, queue: QueueKind::Nft, listeners: Some(1..=8), bypass, addresses: &NONE, served: true }
+    }
+
+    #[test]
+    fn the_pods_loopback_and_address_are_looked_at_and_dockers_resolver_is_not() {
+        let addresses = Addresses {
+            pod: ["10.244.0.7", "fd00:244::7"].map(|ip| ip.parse().unwrap()).into(),
+            container: [("172.17.0.2", "172.17.0.0/16"), ("fd00::2", "fd00::/64")]
+                .map(|(ip, network)| (ip.parse().unwrap(), network.parse().unwrap()))
+                .into(),
+        };
+        let bypass = ["10.9.0.0/16".parse().unwrap()];
+        let v4 = TableSpec { addresses: &addresses, ..spec(Family::Ip, &bypass) };
+        assert_eq!(
+            texts(&v4, "inside")[2..],
+            [
+                "ip daddr 127.0.0.11/32 accept",
+                "ip daddr 127.0.0.0/8 jump unserved",
+                "ip daddr 10.244.0.7/32 jump unserved",
+                "accept"
+            ]
+        );
+        assert_eq!(
+            texts(&v4, "arrive"),
+            [
+                "ip daddr 172.17.0.2/32 meta l4proto tcp dnat to 10.244.0.7",
+                "ip saddr 172.17.0.0/16 accept",
+                "ip saddr 10.9.0.0/16 accept",
+                "ip daddr 172.17.0.2/32 meta l4proto udp dnat to 10.244.0.7"
+            ]
+        );
+        let v6 = TableSpec { addresses: &addresses, ..spec(Family::Ip6, &bypass) };
+        assert_eq!(
+            texts(&v6, "inside")[2..],
+            ["ip6 daddr ::1/128 jump unserved", "ip6 daddr fd00:244::7/128 jump unserved", "accept"]
+        );
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_tell_what_is_served_leaves_loopback_alone() {
+        let table = TableSpec { served: false, ..spec(Family::Ip, &[]) }.table();
+        assert!(!table.chains.iter().any(|chain| ["inside", "unserved"].contains(&chain.name)));
     }
 
     #[test]
@@ -344,7 +505,7 @@ mod tests {
         for (queue, name) in [(QueueKind::Nft, "queue"), (QueueKind::Xt, "target")] {
             let table = TableSpec { queue, ..spec(Family::Ip, &[]) }.table();
             let rules = table.chains.iter().flat_map(|chain| &chain.rules);
-            assert_eq!(rules.filter(|rule| rule.exprs.last().unwrap().name == name).count(), 2);
+            assert_eq!(rules.filter(|rule| rule.exprs.last().unwrap().name == name).count(), 5);
         }
     }
 }

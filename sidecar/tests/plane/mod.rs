@@ -1,6 +1,8 @@
 //! A sidecar process in a namespace as Docker would give it, a proxy in another one that is "the cluster", and the
 //! pump between them that is the CLI's work otherwise.
 
+#![allow(dead_code, reason = "each test program uses its part")]
+
 pub mod namespace;
 
 use std::io;
@@ -18,6 +20,7 @@ use nix::unistd::Pid;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::oneshot;
+use tpdocker_protocol::addr::Port;
 use tpdocker_protocol::admission::{Challenge, Role};
 use tpdocker_protocol::contract::{SIDECAR_CARRIER, SIDECAR_CONTROL, SIDECAR_SOCKET};
 use tpdocker_protocol::control::{SidecarConfig, SidecarReply, SidecarRequest, SidecarStatus};
@@ -31,6 +34,8 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 pub const CLUSTER_IP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// The container's address on the engine's network.
 pub const CONTAINER_IP: Ipv4Addr = Ipv4Addr::new(172, 31, 9, 2);
+/// The address of the pod, which the cluster's end has and the container's end takes.
+pub const POD_IP: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 7);
 const SESSION: &str = "s-test";
 
 /// Waits until `probe` gives something.
@@ -116,10 +121,18 @@ impl Sidecar {
     }
 
     pub fn configure(&self) {
+        self.configure_with(&[], Duration::ZERO);
+    }
+
+    /// The same with what the cluster expects of the app.
+    pub fn configure_with(&self, declared: &[Port], hold: Duration) {
         let config = SidecarConfig {
             resolv_conf: Some("search staging.svc.cluster.local\nnameserver 10.96.0.10\n".to_owned()),
             extra_hosts: vec!["10.0.0.1 alias".to_owned()],
             bypass: vec!["172.31.9.0/24".to_owned()],
+            declared: declared.to_vec(),
+            hold,
+            pod_ips: vec![POD_IP.into()],
         };
         assert_eq!(self.ask(&SidecarRequest::Configure(config)), SidecarReply::Configured);
     }
@@ -156,7 +169,8 @@ impl Drop for Sidecar {
 /// A namespace with a proxy in it.
 pub struct Cluster {
     pub namespace: Arc<Namespace>,
-    address: SocketAddr,
+    /// Where the proxy listens for the CLI.
+    pub address: SocketAddr,
     _stop_tx: oneshot::Sender<()>,
 }
 
@@ -167,6 +181,7 @@ impl Cluster {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let namespace = Arc::new(Namespace::new());
         namespace.ip(&format!("addr add {CLUSTER_IP}/32 dev lo"));
+        namespace.ip(&format!("addr add {POD_IP}/32 dev lo"));
         let config = Config {
             listen: (Ipv4Addr::LOCALHOST, 0).into(),
             key: key().verifying_key(),

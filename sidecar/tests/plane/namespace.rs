@@ -1,6 +1,7 @@
 //! Network namespaces of the tests' own. Needs root, `ip` and `unshare`.
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::process::Command;
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -30,6 +31,11 @@ impl Namespace {
             });
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
+    }
+
+    /// A path by which `ip` finds it.
+    pub fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
     }
 
     /// Runs `ip` with these arguments.

@@ -17,6 +17,7 @@ use std::{
 use nix::sched::{CloneFlags, setns, unshare};
 use socket2::{Domain, Protocol, Socket, Type};
 
+pub mod ping;
 pub mod relay;
 
 pub const APP4: &str = "172.31.9.2";

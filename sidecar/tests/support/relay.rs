@@ -1,8 +1,8 @@
-//! A cluster that answers by the last octet of the address.
+//! A cluster that answers by the last octet of the address, and a pod with another container on its loopback.
 
 use std::{
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
 };
@@ -27,6 +27,13 @@ pub const SLOW: u8 = 6;
 pub const PROHIBITED: u8 = 7;
 pub const FORGOTTEN: u8 = 8;
 pub const PORT_UNREACHABLE: u8 = 9;
+
+/// The port on which the pod's other container listens, at loopback addresses and at [`POD4`].
+pub const SIBLING: u16 = 5432;
+/// A port of the pod that is refused late.
+pub const LATE: u16 = 5433;
+/// The pod's address.
+pub const POD4: Ipv4Addr = Ipv4Addr::new(10, 244, 0, 7);
 
 /// Longer than the first two repetitions of a SYN, after one second and two more.
 const SLOW_DIAL: Duration = Duration::from_millis(3500);
@@ -91,6 +98,13 @@ fn install(config: &CaptureConfig) -> Capture {
     }
 }
 
+/// All that [`super::Lab::sidecar_process`] runs.
+pub async fn process() {
+    let Capture { captured, redirected, injector, .. } = Capture::install(&CaptureConfig::default()).unwrap();
+    println!("{READY}");
+    serve(captured, redirected, injector, Arc::default()).await.unwrap();
+}
+
 /// Answers for ever.
 pub async fn serve(
     mut captured: tpdocker_sidecar::capture::CapturedPackets,
@@ -105,11 +119,20 @@ pub async fn serve(
                 syns.lock().unwrap().push(held.remote.0);
                 tokio::spawn(dial(held));
             }
-            Captured::Udp { app, remote, payload } if last_octet(remote) == PORT_UNREACHABLE => {
+            Captured::Udp { app, remote, .. } if in_the_pod(remote) && remote.0.port() != SIBLING => {
+                injector.unreachable(app, remote, Errno::ECONNREFUSED)?;
+            }
+            Captured::Udp { app, remote, payload } if !in_the_pod(remote) && last_octet(remote) == PORT_UNREACHABLE => {
                 assert!(payload.len() < 100);
                 injector.unreachable(app, remote, Errno::ECONNREFUSED)?;
             }
             Captured::Udp { app, remote, payload } => injector.udp_reply(app, remote, &payload)?,
+            Captured::Echo { app, remote, sequence, .. } if last_octet(remote) == PROHIBITED => {
+                injector.echo_failed(app, remote, sequence, Errno::EPERM)?;
+            }
+            Captured::Echo { app, remote, sequence, payload } => {
+                injector.echo_reply(app, remote, sequence, &payload)?;
+            }
         }
     }
 }
@@ -124,8 +147,16 @@ async fn greet(redirected: Redirected) {
 
 async fn dial(held: HeldSyn) {
     let last = last_octet(held.remote);
-    tokio::time::sleep(if last == SLOW { SLOW_DIAL } else { DIAL }).await;
+    if !in_the_pod(held.remote) {
+        tokio::time::sleep(if last == SLOW { SLOW_DIAL } else { DIAL }).await;
+    }
     match last {
+        _ if in_the_pod(held.remote) && held.remote.0.port() == SIBLING => held.accept(),
+        _ if held.remote.0.port() == LATE => {
+            tokio::time::sleep(SLOW_DIAL).await;
+            held.refuse(Errno::ECONNREFUSED);
+        }
+        _ if in_the_pod(held.remote) => held.refuse(Errno::ECONNREFUSED),
         ACCEPTED | SLOW => held.accept(),
         REFUSED => held.refuse(Errno::ECONNREFUSED),
         HOST_UNREACHABLE => held.refuse(Errno::EHOSTUNREACH),
@@ -134,6 +165,10 @@ async fn dial(held: HeldSyn) {
         PROHIBITED => held.refuse(Errno::EPERM),
         _ => drop(held),
     }
+}
+
+fn in_the_pod(address: ClusterAddr) -> bool {
+    address.0.ip().is_loopback() || address.0.ip() == POD4
 }
 
 fn last_octet(address: ClusterAddr) -> u8 {

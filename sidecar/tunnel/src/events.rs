@@ -4,10 +4,10 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Port};
+use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Listener, Port};
 use tpdocker_protocol::control::PortFailure;
 use tpdocker_protocol::errno::Errno;
-use tpdocker_protocol::frame::Datagram;
+use tpdocker_protocol::frame::{Datagram, Echo};
 use tpdocker_protocol::mux;
 
 use crate::open::Pending;
@@ -29,8 +29,21 @@ pub enum Event {
         /// `ECONNREFUSED` = port unreachable, `EHOSTUNREACH`, ...
         errno: Errno,
     },
-    /// sidecar → proxy: the complete set of ports the app listens on now.
-    Listen(Vec<Port>),
+    /// An echo request of the app, or the reply to it.
+    Echo(Echo),
+    /// proxy → sidecar: an echo request was not answered but refused.
+    EchoFailed {
+        /// Who asked; its port is the echo's identifier.
+        app: AppAddr,
+        /// Who was asked.
+        remote: ClusterAddr,
+        /// Which request.
+        sequence: u16,
+        /// Why.
+        errno: Errno,
+    },
+    /// sidecar → proxy: the complete set of sockets to listen on in the pod.
+    Listen(Vec<Listener>),
     /// proxy → sidecar: the answer to Listen.
     Listening {
         /// Ports bound in the pod.
@@ -69,7 +82,11 @@ impl Events {
             mux::Event::Offered { stream, target } => Event::Open(Pending::new(core, stream, target)),
             mux::Event::Datagram(datagram) => Event::Datagram(datagram),
             mux::Event::DatagramFailed { app, remote, errno } => Event::DatagramFailed { app, remote, errno },
-            mux::Event::Listen(ports) => Event::Listen(ports),
+            mux::Event::Echo(echo) => Event::Echo(echo),
+            mux::Event::EchoFailed { app, remote, sequence, errno } => {
+                Event::EchoFailed { app, remote, sequence, errno }
+            }
+            mux::Event::Listen(listeners) => Event::Listen(listeners),
             mux::Event::Listening { bound, failed } => Event::Listening { bound, failed },
         })
     }

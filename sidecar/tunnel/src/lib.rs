@@ -28,5 +28,5 @@ pub use events::{Event, Events};
 pub use open::{OpenError, Pending};
 pub use splice::{SpliceReport, splice};
 pub use stream::{ReadHalf, Stream, WriteHalf};
-pub use tpdocker_protocol::frame::{Datagram, Side};
+pub use tpdocker_protocol::frame::{Datagram, Echo, Side};
 pub use tunnel::{Closed, Tunnel};

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Port, Target};
+use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Listener, Port, Target};
 use tpdocker_protocol::control::PortFailure;
 use tpdocker_protocol::errno::Errno;
-use tpdocker_protocol::frame::{Datagram, Side};
+use tpdocker_protocol::frame::{Datagram, Echo, Side};
 
 use crate::carrier;
 use crate::core::Core;
@@ -96,9 +96,19 @@ impl Tunnel {
         self.owner.core.update(|state| state.mux.send_datagram_failed(app, remote, errno));
     }
 
-    /// Sidecar → proxy: the complete set of ports the app listens on.
-    pub fn listen(&self, ports: Vec<Port>) {
-        self.owner.core.update(|state| state.mux.listen(ports));
+    /// Queues an echo request or its reply like a datagram.
+    pub fn send_echo(&self, echo: Echo) {
+        self.owner.core.update(|state| state.mux.send_echo(echo));
+    }
+
+    /// Proxy → sidecar: an echo request was not answered but refused.
+    pub fn send_echo_failed(&self, app: AppAddr, remote: ClusterAddr, sequence: u16, errno: Errno) {
+        self.owner.core.update(|state| state.mux.send_echo_failed(app, remote, sequence, errno));
+    }
+
+    /// Sidecar → proxy: the complete set of sockets to listen on in the pod.
+    pub fn listen(&self, listeners: Vec<Listener>) {
+        self.owner.core.update(|state| state.mux.listen(listeners));
     }
 
     /// Proxy → sidecar: the answer to [`Self::listen`].

@@ -5,7 +5,7 @@ mod support;
 use bytes::Bytes;
 use support::{dial, in_memory, over_tcp, stream_pair, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Port, Transport};
+use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Listener, Port, Scope, Transport};
 use tpdocker_protocol::control::PortFailure;
 use tpdocker_protocol::errno::Errno;
 use tpdocker_tunnel::{Closed, Datagram, Event, OpenError, Side, Tunnel};
@@ -109,8 +109,10 @@ async fn datagrams_and_their_failures_arrive_with_both_addresses() {
 async fn ports_to_listen_on_are_asked_for_and_answered() {
     let mut pair = in_memory();
     let ports: Vec<_> = [80, 443].map(|number| Port { transport: Transport::Tcp, number }).into();
-    pair.sidecar.listen(ports.clone());
-    assert!(matches!(within(pair.proxy_events.next()).await, Some(Event::Listen(seen)) if seen == ports));
+    let wanted =
+        vec![Listener { port: ports[0], scope: Scope::AnyV6 }, Listener { port: ports[1], scope: Scope::LoopbackV4 }];
+    pair.sidecar.listen(wanted.clone());
+    assert!(matches!(within(pair.proxy_events.next()).await, Some(Event::Listen(seen)) if seen == wanted));
     let failure = PortFailure { port: ports[1], message: "in use".to_owned() };
     pair.proxy.listening(vec![ports[0]], vec![failure.clone()]);
     match within(pair.sidecar_events.next()).await {

@@ -1,9 +1,11 @@
 //! The grammar of each flag's value.
 
+use std::time::Duration;
+
 use tpdocker_protocol::addr::Transport;
 
 use super::{env, failure, run, settings, wrong};
-use crate::settings::{Command, MountKind, MountSpec, Publish, PullPolicy, SwapTarget, TargetKind};
+use crate::settings::{Command, Hold, MountKind, MountSpec, Publish, PullPolicy, SwapTarget, TargetKind};
 
 #[test]
 fn a_variable_takes_the_clis_value_or_is_unset() {
@@ -257,4 +259,17 @@ fn a_swap_of_something_else_says_what_can_be_swapped() {
         let chain = crate::error::Error::from(error).chain().join(": ");
         assert!(chain.contains(said), "{typed}: {chain}");
     }
+}
+
+#[test]
+fn a_time_to_hold_has_units_and_a_limit() {
+    assert_eq!(run(&["img"]).hold, Hold::default());
+    for (typed, millis) in [("0", 0), ("0s", 0), ("10s", 10_000), ("500ms", 500), ("1m30s", 90_000), ("1h", 3_600_000)]
+    {
+        assert_eq!(run(&["--hold", typed, "img"]).hold, Hold(Duration::from_millis(millis)), "{typed}");
+    }
+    for typed in ["", "10", "s", "10x", "-1s", "1.5s", "10s5", "99999999999999999999s"] {
+        assert!(wrong(&["--hold", typed, "img"]).contains("numbers with units"), "{typed}");
+    }
+    assert!(wrong(&["--hold=2h", "img"]).contains("at most an hour"));
 }

@@ -3,12 +3,14 @@
 //! that can be seen without an engine.
 
 mod env;
+mod hold;
 mod net;
 mod publish;
 mod swap;
 mod volume;
 
 pub(super) use env::{env, env_file, label};
+pub(super) use hold::hold;
 pub(super) use net::{add_host, dns, hostname, network};
 pub(super) use publish::publish;
 pub(super) use swap::{namespace, swap};

@@ -1,12 +1,12 @@
 //! Bytes → frames. Everything here may come from a stranger, so nothing is believed: the length is judged before a
 //! byte of the payload is waited for, and every field before it is used.
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 
 use super::fields::Fields;
 use super::{
-    DELIVER, DIAL, Datagram, Frame, HEADER, MAGIC, MAX_DATA, MAX_DATAGRAM, MAX_LISTENING, MAX_PORT_MESSAGE, MAX_REASON,
-    PROXY, SESSION, SIDECAR, Side, StreamId, code,
+    DELIVER, DIAL, Datagram, Echo, Frame, HEADER, MAGIC, MAX_DATA, MAX_DATAGRAM, MAX_LISTENING, MAX_PORT_MESSAGE,
+    MAX_REASON, PROXY, SESSION, SIDECAR, Side, StreamId, code,
 };
 use crate::addr::{AppAddr, ClusterAddr, Target};
 use crate::contract::PROTOCOL_VERSION;
@@ -16,8 +16,8 @@ use crate::control::PortFailure;
 const MAX_HELLO: usize = 64;
 /// The longest address.
 const MAX_ADDR: usize = 1 + 16 + 2 + 4;
-/// All ports of both transports.
-const MAX_LISTEN: usize = 2 * 65_535 * 3;
+/// All ports of both transports in all four scopes.
+const MAX_LISTEN: usize = 2 * 65_535 * 4 * 4;
 
 /// What is wrong with the bytes of the other end. There is no way to go on after it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -100,6 +100,8 @@ fn check(code: u8, length: usize, stream: StreamId) -> Result<(), FrameError> {
         code::LISTENING => (false, MAX_LISTENING),
         code::PING | code::PONG => (false, 8),
         code::CLOSE => (false, MAX_REASON),
+        code::ECHO => (false, 2 * MAX_ADDR + 2 + MAX_DATAGRAM),
+        code::ECHO_FAILED => (false, 2 * MAX_ADDR + 2 + 2),
         _ => return Err(FrameError::Type(code)),
     };
     if of_stream == (stream == SESSION) {
@@ -128,11 +130,7 @@ fn parse(code: u8, stream: StreamId, mut fields: Fields) -> Result<Frame, FrameE
         },
         code::DATAGRAM => {
             let (app, remote) = (AppAddr(fields.addr()?), ClusterAddr(fields.addr()?));
-            let payload = fields.0;
-            if payload.len() > MAX_DATAGRAM {
-                return Err(FrameError::Oversize { code, length: payload.len(), limit: MAX_DATAGRAM });
-            }
-            return Ok(Frame::Datagram(Datagram { app, remote, payload }));
+            return Ok(Frame::Datagram(Datagram { app, remote, payload: payload_of(code, fields)? }));
         }
         code::DATAGRAM_FAILED => Frame::DatagramFailed {
             app: AppAddr(fields.addr()?),
@@ -140,11 +138,11 @@ fn parse(code: u8, stream: StreamId, mut fields: Fields) -> Result<Frame, FrameE
             errno: fields.errno()?,
         },
         code::LISTEN => {
-            let mut ports = Vec::new();
+            let mut listeners = Vec::new();
             while !fields.is_empty() {
-                ports.push(fields.port()?);
+                listeners.push(fields.listener()?);
             }
-            Frame::Listen(ports)
+            Frame::Listen(listeners)
         }
         code::LISTENING => parse_listening(&mut fields)?,
         code::PING => Frame::Ping(fields.u64()?),
@@ -153,10 +151,29 @@ fn parse(code: u8, stream: StreamId, mut fields: Fields) -> Result<Frame, FrameE
             let length = fields.0.len();
             Frame::Close { reason: fields.text(length)? }
         }
+        code::ECHO => {
+            let (app, remote, sequence) = (AppAddr(fields.addr()?), ClusterAddr(fields.addr()?), fields.u16()?);
+            return Ok(Frame::Echo(Echo { app, remote, sequence, payload: payload_of(code, fields)? }));
+        }
+        code::ECHO_FAILED => Frame::EchoFailed {
+            app: AppAddr(fields.addr()?),
+            remote: ClusterAddr(fields.addr()?),
+            sequence: fields.u16()?,
+            errno: fields.errno()?,
+        },
         _ => return Err(FrameError::Type(code)),
     };
     fields.end()?;
     Ok(frame)
+}
+
+/// What is left of a frame that carries a packet's payload.
+fn payload_of(code: u8, fields: Fields) -> Result<Bytes, FrameError> {
+    let payload = fields.0;
+    if payload.len() > MAX_DATAGRAM {
+        return Err(FrameError::Oversize { code, length: payload.len(), limit: MAX_DATAGRAM });
+    }
+    Ok(payload)
 }
 
 fn parse_hello(mut fields: Fields) -> Result<Frame, FrameError> {

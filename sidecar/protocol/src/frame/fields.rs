@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::FrameError;
-use crate::addr::{Port, Transport};
+use crate::addr::{Listener, Port, Scope, Transport};
 use crate::errno::Errno;
 
 const V4: u8 = 4;
@@ -13,6 +13,8 @@ const V6: u8 = 6;
 /// Protocol numbers of IANA.
 const TCP: u8 = 6;
 const UDP: u8 = 17;
+/// Added to a family's number.
+const LOOPBACK: u8 = 0x80;
 
 pub(super) fn put_addr(out: &mut BytesMut, addr: SocketAddr) {
     match addr.ip() {
@@ -37,6 +39,16 @@ pub(super) fn put_port(out: &mut BytesMut, port: Port) {
         Transport::Udp => UDP,
     });
     out.put_u16(port.number);
+}
+
+pub(super) fn put_listener(out: &mut BytesMut, listener: Listener) {
+    put_port(out, listener.port);
+    out.put_u8(match listener.scope {
+        Scope::AnyV4 => V4,
+        Scope::AnyV6 => V6,
+        Scope::LoopbackV4 => LOOPBACK | V4,
+        Scope::LoopbackV6 => LOOPBACK | V6,
+    });
 }
 
 /// The longest beginning of `text` that has at most `limit` bytes and ends between characters.
@@ -102,6 +114,20 @@ impl Fields {
             0 => Err(FrameError::Field("a port of 0")),
             number => Ok(Port { transport, number }),
         }
+    }
+
+    pub(super) fn listener(&mut self) -> Result<Listener, FrameError> {
+        const LOOPBACK_V4: u8 = LOOPBACK | V4;
+        const LOOPBACK_V6: u8 = LOOPBACK | V6;
+        let port = self.port()?;
+        let scope = match self.u8()? {
+            V4 => Scope::AnyV4,
+            V6 => Scope::AnyV6,
+            LOOPBACK_V4 => Scope::LoopbackV4,
+            LOOPBACK_V6 => Scope::LoopbackV6,
+            _ => return Err(FrameError::Field("an unknown scope")),
+        };
+        Ok(Listener { port, scope })
     }
 
     pub(super) fn text(&mut self, length: usize) -> Result<String, FrameError> {

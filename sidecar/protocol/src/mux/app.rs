@@ -8,10 +8,10 @@ use super::limits::MAX_STREAMS;
 use super::liveness::Liveness;
 use super::stream::{Last, Phase, Stream};
 use super::{Mux, Recv};
-use crate::addr::{AppAddr, ClusterAddr, Port, Target};
+use crate::addr::{AppAddr, ClusterAddr, Listener, Port, Target};
 use crate::control::PortFailure;
 use crate::errno::Errno;
-use crate::frame::{Datagram, Frame, MAX_DATAGRAM, StreamId};
+use crate::frame::{Datagram, Echo, Frame, MAX_DATAGRAM, StreamId};
 
 impl Mux {
     /// Asks the other end for a stream; [`Self::answer`] tells what it said. `EADDRNOTAVAIL`, which Linux gives when
@@ -173,10 +173,25 @@ impl Mux {
         }
     }
 
-    /// Tells the proxy the complete set of ports the app listens on; takes the place of a set that was not sent yet.
-    pub fn listen(&mut self, ports: Vec<Port>) {
+    /// Queues an echo request or its reply like a datagram.
+    pub fn send_echo(&mut self, echo: Echo) {
+        let length = echo.payload.len();
+        if self.ended.is_none() && length <= MAX_DATAGRAM {
+            self.datagrams_out.push(Frame::Echo(echo), length);
+        }
+    }
+
+    /// Tells the sidecar that an echo request was refused; queued like a datagram.
+    pub fn send_echo_failed(&mut self, app: AppAddr, remote: ClusterAddr, sequence: u16, errno: Errno) {
         if self.ended.is_none() {
-            self.listen = Some(Frame::Listen(ports));
+            self.datagrams_out.push(Frame::EchoFailed { app, remote, sequence, errno }, 0);
+        }
+    }
+
+    /// Tells the proxy the complete set of sockets to listen on; takes the place of a set that was not sent yet.
+    pub fn listen(&mut self, listeners: Vec<Listener>) {
+        if self.ended.is_none() {
+            self.listen = Some(Frame::Listen(listeners));
         }
     }
 

@@ -30,9 +30,9 @@ use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-pub use crate::frame::{Datagram, Side, StreamId};
+pub use crate::frame::{Datagram, Echo, Side, StreamId};
 
-use crate::addr::{AppAddr, ClusterAddr, Port, Target};
+use crate::addr::{AppAddr, ClusterAddr, Listener, Port, Target};
 use crate::contract::PROTOCOL_VERSION;
 use crate::control::PortFailure;
 use crate::errno::Errno;
@@ -92,8 +92,21 @@ pub enum Event {
         /// `ECONNREFUSED` for port unreachable, and so on.
         errno: Errno,
     },
+    /// See [`Echo`].
+    Echo(Echo),
+    /// An echo request was not answered but refused.
+    EchoFailed {
+        /// Who asked; its port is the echo's identifier.
+        app: AppAddr,
+        /// Who was asked.
+        remote: ClusterAddr,
+        /// Which request.
+        sequence: u16,
+        /// `EHOSTUNREACH`, or `EACCES` where the pod may not ask.
+        errno: Errno,
+    },
     /// The complete set of ports the app listens on.
-    Listen(Vec<Port>),
+    Listen(Vec<Listener>),
     /// What became of it.
     Listening {
         /// Ports bound in the pod.

@@ -49,9 +49,18 @@ impl Mux {
                 self.from(Side::Proxy)?;
                 self.datagrams_in.push(Event::DatagramFailed { app, remote, errno }, 0);
             }
-            Frame::Listen(ports) => {
+            Frame::Echo(echo) => {
+                let length = echo.payload.len();
+                let payload = Bytes::copy_from_slice(&echo.payload);
+                self.datagrams_in.push(Event::Echo(super::Echo { payload, ..echo }), length);
+            }
+            Frame::EchoFailed { app, remote, sequence, errno } => {
+                self.from(Side::Proxy)?;
+                self.datagrams_in.push(Event::EchoFailed { app, remote, sequence, errno }, 0);
+            }
+            Frame::Listen(listeners) => {
                 self.from(Side::Sidecar)?;
-                self.replace_event(Event::Listen(ports));
+                self.replace_event(Event::Listen(listeners));
             }
             Frame::Listening { bound, failed } => {
                 self.from(Side::Proxy)?;

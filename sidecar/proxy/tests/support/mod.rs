@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Port, Target, Transport};
+use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Listener, Port, Scope, Target, Transport};
 use tpdocker_protocol::admission::{Challenge, Role};
 use tpdocker_protocol::control::{PortFailure, ProxyReply, ProxyRequest, ProxyStatus};
 use tpdocker_proxy::server::{Config, Server};
@@ -102,9 +102,18 @@ pub async fn event(events: &mut Events) -> Event {
     timeout(PATIENCE, events.next()).await.expect("an event in time").expect("the tunnel is alive")
 }
 
-/// Asks for `ports` and returns what the proxy says of them.
+/// Asks for `ports`, as a dual-stack app, and returns what the proxy says of them.
 pub async fn listen(tunnel: &Tunnel, events: &mut Events, ports: &[Port]) -> (Vec<Port>, Vec<PortFailure>) {
-    tunnel.listen(ports.to_vec());
+    let dual = |port: &Port| [Scope::AnyV4, Scope::AnyV6].map(|scope| Listener { port: *port, scope });
+    listen_on(tunnel, events, ports.iter().flat_map(dual).collect()).await
+}
+
+pub async fn listen_on(
+    tunnel: &Tunnel,
+    events: &mut Events,
+    listeners: Vec<Listener>,
+) -> (Vec<Port>, Vec<PortFailure>) {
+    tunnel.listen(listeners);
     loop {
         if let Event::Listening { bound, failed } = event(events).await {
             return (bound, failed);

@@ -3,9 +3,11 @@
 //! A rule is a little program: `meta` and the like load something into a register, `cmp` ends the rule unless the
 //! register has the wanted value, and a verdict or a statement comes last.
 
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use super::super::netlink::{put, put_nested, put_text};
+use super::Family;
 
 /// `NFT_REG_1`: 16 bytes, enough for everything compared here.
 const REGISTER: u32 = 1;
@@ -19,6 +21,8 @@ const ACCEPT: i32 = 1;
 const DROP: i32 = 0;
 /// `NFT_JUMP`
 const JUMP: i32 = -3;
+/// `NFT_NAT_DNAT`
+const NAT_DESTINATION: u32 = 1;
 /// `NFT_QUEUE_FLAG_BYPASS`, and the same in the xt target: without a listener the packet goes on.
 const QUEUE_BYPASS: u16 = 1;
 /// Revision of the xt target NFQUEUE that knows flags.
@@ -64,6 +68,29 @@ pub(crate) fn meta(key: Meta) -> Expr {
     load("meta", key as u32)
 }
 
+/// `meta mark set VALUE`
+pub(crate) fn set_mark(value: u32) -> [Expr; 2] {
+    store("meta", Meta::Mark as u32, 3, value)
+}
+
+/// `ct mark set VALUE`
+pub(crate) fn set_ct_mark(value: u32) -> [Expr; 2] {
+    store("ct", Ct::Mark as u32, 4, value)
+}
+
+/// `source` is the number of the attribute that names the register to store.
+fn store(name: &'static str, key: u32, source: u16, value: u32) -> [Expr; 2] {
+    let value = Expr::new("immediate", |out| {
+        put(out, 1, &REGISTER.to_be_bytes());
+        put_nested(out, 2, |out| put(out, 1, &value.to_ne_bytes()));
+    });
+    let store = Expr::new(name, |out| {
+        put(out, 2, &key.to_be_bytes());
+        put(out, source, &REGISTER.to_be_bytes());
+    });
+    [value, store]
+}
+
 /// What `ct` can load.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Ct {
@@ -71,6 +98,8 @@ pub(crate) enum Ct {
     Direction = 1,
     /// Bits `IPS_*`, in host byte order.
     Status = 2,
+    /// The flow's mark, in host byte order.
+    Mark = 3,
 }
 
 /// `ct KEY`; ends the rule for packets that connection tracking does not know.
@@ -191,6 +220,24 @@ pub(crate) fn redirect(ports: &RangeInclusive<u16>) -> [Expr; 3] {
         Expr::new("redir", |out| {
             put(out, 1, &REGISTER.to_be_bytes());
             put(out, 2, &SECOND_REGISTER.to_be_bytes());
+        }),
+    ]
+}
+
+/// `dnat to ADDRESS`
+pub(crate) fn dnat(family: Family, to: IpAddr) -> [Expr; 2] {
+    [
+        Expr::new("immediate", |out| {
+            put(out, 1, &REGISTER.to_be_bytes());
+            put_nested(out, 2, |out| match to {
+                IpAddr::V4(v4) => put(out, 1, &v4.octets()),
+                IpAddr::V6(v6) => put(out, 1, &v6.octets()),
+            });
+        }),
+        Expr::new("nat", |out| {
+            for (kind, value) in (1..).zip([NAT_DESTINATION, u32::from(family.code()), REGISTER]) {
+                put(out, kind, &value.to_be_bytes());
+            }
         }),
     ]
 }

@@ -56,6 +56,8 @@ impl fmt::Display for Family {
 /// Where in the kernel a chain is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Hook {
+    /// `hook prerouting`
+    Prerouting,
     /// `hook output`
     Output,
     /// `hook postrouting`
@@ -282,8 +284,12 @@ fn put_chain(out: &mut Vec<u8>, table: &str, chain: &Chain) {
     netlink::put_text(out, 1, table);
     netlink::put_text(out, 3, chain.name);
     if let Some(base) = chain.base {
-        // NF_INET_LOCAL_OUT, NF_INET_POST_ROUTING
-        let hook: u32 = if base.hook == Hook::Output { 3 } else { 4 };
+        // NF_INET_PRE_ROUTING, NF_INET_LOCAL_OUT, NF_INET_POST_ROUTING
+        let hook: u32 = match base.hook {
+            Hook::Prerouting => 0,
+            Hook::Output => 3,
+            Hook::Postrouting => 4,
+        };
         netlink::put_nested(out, 4, |out| {
             netlink::put(out, 1, &hook.to_be_bytes());
             netlink::put(out, 2, &base.priority.to_be_bytes());
