@@ -42,6 +42,11 @@ impl Access {
         self.cluster.dial(&pod.name, self.port, self.identity(), role).await
     }
 
+    /// Name of the pod that answered last.
+    pub async fn pod(&self) -> String {
+        self.pod.lock().await.name.clone()
+    }
+
     /// A control connection.
     pub async fn control(&self) -> Result<ControlClient<PortForward>, ClusterError> {
         Ok(ControlClient::new(self.open(Role::Control).await?))

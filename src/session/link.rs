@@ -12,13 +12,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tpdocker_protocol::admission::Role;
 use tpdocker_protocol::control::{SidecarConfig, SidecarStatus};
 
 use super::access::Access;
 use super::sidecar::{self, Sidecar, SidecarError};
-use crate::cluster::PortForward;
+use crate::cluster::{ClusterError, PortForward};
 use crate::error::Error;
 use crate::event::Reporter;
 
@@ -28,6 +29,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// Bytes in flight through the pump, each way: more than one round trip of a fast carrier needs, since both sides
 /// buffer in the kernel too.
 const PUMP_BUFFER: usize = 256 * 1024;
+/// Time for a new pod to say its address: a round trip on a way that has just been built. The tunnel waits for it, so
+/// that the app's first connection has the right source.
+const DESCRIBED_WITHIN: Duration = Duration::from_secs(3);
 
 /// What the link needs.
 #[derive(Debug, Clone)]
@@ -36,7 +40,7 @@ pub struct LinkPlan {
     pub access: Arc<Access>,
     /// The sidecar's socket.
     pub socket: PathBuf,
-    /// What the sidecar has to be told.
+    /// What the sidecar has to be told at first.
     pub config: SidecarConfig,
 }
 
@@ -60,11 +64,13 @@ impl Link {
         let mut control = Sidecar::connect(&plan.socket).await?;
         control.configure(plan.config.clone()).await?;
         let first = Carrier::build(&plan).await?;
+        let (config_tx, config_rx) = watch::channel(plan.config.clone());
         let (status_tx, status_rx) = watch::channel(SidecarStatus::default());
         let link = Self { status: status_rx, cancel: CancellationToken::new() };
         control.watch().await?;
-        tokio::spawn(link.cancel.clone().run_until_cancelled_owned(keep_configured(plan.clone(), control, status_tx)));
-        tokio::spawn(link.cancel.clone().run_until_cancelled_owned(keep_carried(plan, first, reporter)));
+        let configured = keep_configured(plan.clone(), control, config_rx, status_tx);
+        tokio::spawn(link.cancel.clone().run_until_cancelled_owned(configured));
+        tokio::spawn(link.cancel.clone().run_until_cancelled_owned(keep_carried(plan, first, config_tx, reporter)));
         let mut attached = link.status.clone();
         attached
             .wait_for(|status| status.attached)
@@ -98,19 +104,39 @@ impl Carrier {
     }
 }
 
-/// Pumps, and fetches the next carrier when one is lost.
-async fn keep_carried(plan: LinkPlan, first: Carrier, reporter: Reporter) {
+/// Pumps, and fetches the next carrier when one is lost. It may lead to another pod.
+async fn keep_carried(plan: LinkPlan, first: Carrier, config_tx: watch::Sender<SidecarConfig>, reporter: Reporter) {
     let mut carrier = first;
+    let mut pod = plan.access.pod().await;
     loop {
         let reason = carrier.pump().await;
         let lost = Instant::now();
         reporter.warn(format!("tunnel lost: {reason}; reconnecting"));
         carrier = fetch(&plan, &reporter).await;
+        let now = plan.access.pod().await;
+        if now != pod {
+            match timeout(DESCRIBED_WITHIN, follow_pod(&plan, &config_tx)).await {
+                Ok(Ok(())) => pod = now,
+                Ok(Err(error)) => reporter.warn(format!("the address of pod {now} is not known: {error}")),
+                Err(_) => reporter.warn(format!("the address of pod {now} is not known: it does not answer")),
+            }
+        }
         reporter.notice(format!(
             "tunnel back after {:.1} s; connections from before were reset",
             lost.elapsed().as_secs_f32()
         ));
     }
+}
+
+/// Has the sidecar take over the addresses of the pod that has come in the place of a lost one.
+async fn follow_pod(plan: &LinkPlan, config_tx: &watch::Sender<SidecarConfig>) -> Result<(), ClusterError> {
+    let pod = plan.access.control().await?.describe().await?;
+    config_tx.send_if_modified(|config| {
+        let changed = config.pod_ips != pod.pod_ips;
+        config.pod_ips = pod.pod_ips;
+        changed
+    });
+    Ok(())
 }
 
 async fn fetch(plan: &LinkPlan, reporter: &Reporter) -> Carrier {
@@ -132,21 +158,37 @@ async fn fetch(plan: &LinkPlan, reporter: &Reporter) -> Carrier {
     }
 }
 
-/// Passes the sidecar's state on, and tells a restarted data plane its configuration again.
-async fn keep_configured(plan: LinkPlan, first: Sidecar, status_tx: watch::Sender<SidecarStatus>) {
+/// Passes the sidecar's state on, and tells it its configuration when that changes, and a restarted data plane again.
+async fn keep_configured(
+    plan: LinkPlan,
+    first: Sidecar,
+    mut config_rx: watch::Receiver<SidecarConfig>,
+    status_tx: watch::Sender<SidecarStatus>,
+) {
     let mut control = first;
     loop {
         let error = loop {
-            match control.status().await {
-                Ok(status) => status_tx.send_replace(status),
-                Err(error) => break error,
+            tokio::select! {
+                status = control.status() => match status {
+                    Ok(status) => status_tx.send_replace(status),
+                    Err(error) => break error,
+                },
+                Ok(()) = config_rx.changed() => {
+                    // On a conversation of its own: in this one states come at any time.
+                    let changed = config_rx.borrow_and_update().clone();
+                    match configured(&plan, changed).await {
+                        Ok(_) => continue,
+                        Err(error) => break error,
+                    }
+                }
             };
         };
         tracing::info!(%error, "the sidecar's data plane went away");
         status_tx.send_replace(SidecarStatus::default());
         let mut said = String::new();
         control = loop {
-            match reconfigure(&plan).await {
+            let config = config_rx.borrow_and_update().clone();
+            match watched(&plan, config).await {
                 Ok(control) => break control,
                 // Each reason once: there are many attempts.
                 Err(error) if error.to_string() == said => {}
@@ -160,9 +202,14 @@ async fn keep_configured(plan: LinkPlan, first: Sidecar, status_tx: watch::Sende
     }
 }
 
-async fn reconfigure(plan: &LinkPlan) -> Result<Sidecar, SidecarError> {
+async fn configured(plan: &LinkPlan, config: SidecarConfig) -> Result<Sidecar, SidecarError> {
     let mut control = Sidecar::connect(&plan.socket).await?;
-    control.configure(plan.config.clone()).await?;
+    control.configure(config).await?;
+    Ok(control)
+}
+
+async fn watched(plan: &LinkPlan, config: SidecarConfig) -> Result<Sidecar, SidecarError> {
+    let mut control = configured(plan, config).await?;
     control.watch().await?;
     Ok(control)
 }

@@ -8,6 +8,7 @@
 //! table ip tpdocker {
 //!   # What does not concern the tunnel. To jump to.
 //!   chain exempt {
+//!     ip saddr 127.0.0.0/8 drop                            # ip6: ::1; a listener's answer to an address that has gone
 //!     ip daddr 172.20.0.0/16 accept                        # each bypass network
 //!     ct direction reply accept                            # answers to who connected to the app (published ports)
 //!     icmpv6 type 133-137 accept                           # ip6: neighbour and router discovery, RFC 4861
@@ -224,6 +225,14 @@ impl TableSpec<'_> {
         Rule::new(format!("{text} accept"), exprs.into_iter().chain([accept()]))
     }
 
+    /// 127.0.0.0/8 or `::1`.
+    fn loopback(&self) -> Cidr {
+        match self.family {
+            Family::Ip => Cidr::new(Ipv4Addr::LOCALHOST.into(), 8).unwrap_or(Cidr::host(Ipv4Addr::LOCALHOST.into())),
+            Family::Ip6 => Cidr::host(Ipv6Addr::LOCALHOST.into()),
+        }
+    }
+
     fn unserved(&self) -> Chain {
         let udp = [ct(Ct::Status), and(&STATUS_CONFIRMED.to_ne_bytes()), equal(&[0; 4])]
             .into_iter()
@@ -238,15 +247,11 @@ impl TableSpec<'_> {
             Rule::new(format!("meta mark {name} accept"), mark(value).into_iter().chain([accept()]))
         };
         let mut rules = vec![marked("INJECTED", MARK_INJECTED), marked("DELIVERY", MARK_DELIVERY)];
-        let loopback = match self.family {
-            Family::Ip => {
-                rules.push(self.accept_within(End::Destination, Cidr::host(DOCKER_RESOLVER.into())));
-                Cidr::new(Ipv4Addr::LOCALHOST.into(), 8)
-            }
-            Family::Ip6 => Some(Cidr::host(Ipv6Addr::LOCALHOST.into())),
-        };
+        if self.family == Family::Ip {
+            rules.push(self.accept_within(End::Destination, Cidr::host(DOCKER_RESOLVER.into())));
+        }
         let pod = self.addresses.pod.iter().filter(|ip| self.is_ours(**ip)).map(|ip| Cidr::host(*ip));
-        rules.extend(loopback.into_iter().chain(pod).map(|network| {
+        rules.extend([self.loopback()].into_iter().chain(pod).map(|network| {
             let (text, exprs) = self.within(End::Destination, network);
             Rule::new(format!("{text} jump unserved"), exprs.into_iter().chain([jump("unserved")]))
         }));
@@ -296,7 +301,9 @@ impl TableSpec<'_> {
 
     fn exempt(&self) -> Chain {
         let ours = self.bypass.iter().filter(|cidr| self.is_ours(cidr.network()));
-        let mut rules: Vec<_> = ours.map(|cidr| self.accept_within(End::Destination, *cidr)).collect();
+        let (text, from_loopback) = self.within(End::Source, self.loopback());
+        let mut rules = vec![Rule::new(format!("{text} drop"), from_loopback.into_iter().chain([drop()]))];
+        rules.extend(ours.map(|cidr| self.accept_within(End::Destination, *cidr)));
         let reply = [ct(Ct::Direction), equal(&[DIRECTION_REPLY]), accept()];
         rules.push(Rule::new("ct direction reply accept", reply));
         if self.family == Family::Ip6 {
@@ -487,10 +494,10 @@ mod tests {
     fn each_family_exempts_its_own_bypass_networks() {
         let bypass = ["172.20.0.0/16", "fd00::/8"].map(|text| text.parse().unwrap());
         let v4 = texts(&spec(Family::Ip, &bypass), "exempt");
-        assert_eq!(v4, ["ip daddr 172.20.0.0/16 accept", "ct direction reply accept"]);
+        assert_eq!(v4, ["ip saddr 127.0.0.0/8 drop", "ip daddr 172.20.0.0/16 accept", "ct direction reply accept"]);
         let v6 = texts(&spec(Family::Ip6, &bypass), "exempt");
-        assert_eq!(v6[..2], ["ip6 daddr fd00::/8 accept", "ct direction reply accept"]);
-        assert_eq!(v6.len(), 5);
+        assert_eq!(v6[..3], ["ip6 saddr ::1/128 drop", "ip6 daddr fd00::/8 accept", "ct direction reply accept"]);
+        assert_eq!(v6.len(), 6);
     }
 
     #[test]

@@ -5,8 +5,8 @@
 //! neighbours have a route of their own, and bypass networks are given one. The engine's default route is left alone,
 //! since the engine moves it when the container joins or leaves a network; each such change is followed here.
 //!
-//! A pod that is lost is replaced by one with another address. The old address then goes, and with it whatever was
-//! bound to it: its connections have been reset with the pod, and nobody in the cluster knows it any more.
+//! A pod that is lost is replaced by one with another address, which then is the source. The former address stays: the
+//! app may be bound to it, and its environment, `$POD_IP` for example, goes on naming it.
 //!
 //! What was set stays in the kernel when the data plane dies; the next one is told again, and finds what is right
 //! already.
@@ -61,7 +61,7 @@ impl PodAddresses {
         Ok(Self { kernel: Kernel::open()?, wanted: None })
     }
 
-    /// Gives the namespace the pod's addresses instead of those of an earlier call, and returns what it has then.
+    /// Gives the namespace the pod's addresses, and returns what it has then.
     pub(crate) fn set(&mut self, pod: &[IpAddr], bypass: &[Cidr]) -> Result<Addresses, AddressError> {
         let wanted = self.wanted.insert(Wanted { pod: pod.to_vec(), bypass: bypass.to_vec() });
         renew(&mut self.kernel, wanted)
@@ -102,7 +102,9 @@ fn is_done(change: &Change, error: &io::Error) -> bool {
 fn addresses(wanted: &Wanted, found: &Found) -> Addresses {
     let has = |ip: &&IpAddr| found.addresses.iter().any(|address| address.ip == **ip);
     let container = found.container().filter_map(|address| Some((address.ip, Cidr::new(address.ip, address.prefix)?)));
-    Addresses { pod: wanted.pod.iter().filter(has).copied().collect(), container: container.collect() }
+    let former = found.addresses.iter().filter(|address| address.is_former(wanted)).map(|address| address.ip);
+    let pod = wanted.pod.iter().filter(has).copied().chain(former);
+    Addresses { pod: pod.collect(), container: container.collect() }
 }
 
 // === impl Changes ===

@@ -9,6 +9,9 @@ use crate::capture::Cidr;
 
 /// `LOOPBACK_IFINDEX`: of `lo`, in every namespace.
 const LOOPBACK: u32 = 1;
+/// Addresses of former pods that are kept, the newest ones: a session loses a pod now and then, and who is bound to the
+/// address of the fifth last one is not there any more.
+const MAX_FORMER: usize = 4;
 
 /// What the namespace is to have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +68,9 @@ pub(super) enum Change {
 }
 
 /// The steps, in their order: a route's source has to be there before the route. Nothing, if all is as it should be.
+///
+/// Former addresses of the pod make room for a moment, so that the newest one is the first of the list, where those who
+/// look for their own address find it.
 pub(super) fn changes(wanted: &Wanted, found: &Found) -> Vec<Change> {
     let routes = routes(wanted, found);
     let is = |route: &Route, other: &Route| {
@@ -74,10 +80,15 @@ pub(super) fn changes(wanted: &Wanted, found: &Found) -> Vec<Change> {
     let stale = ours().filter(|route| !routes.iter().any(|wanted| is(route, wanted)));
     let missing = routes.iter().filter(|route| !ours().any(|found| is(route, found)));
     let has = |ip: IpAddr| found.addresses.iter().any(|address| address.ip == ip);
-    let old = found.addresses.iter().filter(|address| address.is_ours() && !wanted.pod.contains(&address.ip));
-    let new = wanted.pod.iter().filter(|ip| !has(**ip));
-    let removals = stale.cloned().map(Change::RemoveRoute).chain(old.map(|old| Change::RemoveAddress(old.ip)));
-    removals.chain(new.copied().map(Change::AddAddress)).chain(missing.cloned().map(Change::AddRoute)).collect()
+    let former: Vec<IpAddr> =
+        found.addresses.iter().filter(|each| each.is_former(wanted)).map(|each| each.ip).collect();
+    let (kept, forgotten) = former.split_at(former.len().min(MAX_FORMER));
+    let new: Vec<IpAddr> = wanted.pod.iter().copied().filter(|ip| !has(*ip)).collect();
+    let moved = if new.is_empty() { &[] } else { kept };
+    let removals = forgotten.iter().chain(moved).copied().map(Change::RemoveAddress);
+    let additions = new.iter().chain(moved).copied().map(Change::AddAddress);
+    let stale = stale.cloned().map(Change::RemoveRoute);
+    stale.chain(removals).chain(additions).chain(missing.cloned().map(Change::AddRoute)).collect()
 }
 
 fn routes(wanted: &Wanted, found: &Found) -> Vec<Route> {
@@ -149,10 +160,11 @@ impl Found {
 }
 
 impl Address {
-    /// A lone address on `lo`, where nobody else puts any.
-    fn is_ours(&self) -> bool {
+    /// A lone address on `lo`, where nobody else puts any, that is not the pod's any more.
+    pub(super) fn is_former(&self, wanted: &Wanted) -> bool {
         let lone = if self.ip.is_ipv4() { 32 } else { 128 };
-        self.interface == LOOPBACK && self.prefix == lone && !self.ip.is_loopback()
+        let ours = self.interface == LOOPBACK && self.prefix == lone && !self.ip.is_loopback();
+        ours && !wanted.pod.contains(&self.ip)
     }
 }
 
@@ -271,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_pod_and_another_default_route_replace_the_old_ones() {
+    fn another_pod_is_the_source_and_the_former_address_stays_behind_it() {
         let before = container();
         let mut after = applied(&before, &changes(&wanted(&["10.244.0.7"], &["10.9.0.0/16"]), &before));
         after.routes[0] = route("0.0.0.0/0", Some("172.20.0.1"), 3);
@@ -284,10 +296,22 @@ mod tests {
                 "remove route 10.9.0.0/16 via 172.17.0.1 on interface 2 from 172.17.0.2",
                 "remove address 10.244.0.7 from lo",
                 "add address 10.244.0.8 to lo",
+                "add address 10.244.0.7 to lo",
                 "add route 0.0.0.0/1 via 172.20.0.1 on interface 3 from 10.244.0.8",
                 "add route 128.0.0.0/1 via 172.20.0.1 on interface 3 from 10.244.0.8",
             ]
         );
+    }
+
+    #[test]
+    fn the_oldest_of_many_former_addresses_goes() {
+        let mut found = container();
+        for last in 0..9 {
+            let pod = format!("10.244.0.{last}");
+            found = applied(&found, &changes(&wanted(&[&pod], &[]), &found));
+        }
+        let on_lo = found.addresses.iter().filter(|address| address.prefix == 32).map(|address| address.ip.to_string());
+        assert_eq!(on_lo.collect::<Vec<_>>(), ["10.244.0.8", "10.244.0.7", "10.244.0.6", "10.244.0.5", "10.244.0.4"]);
     }
 
     #[test]
@@ -319,7 +343,8 @@ mod tests {
             let wanted = Wanted { pod, bypass };
             let after = applied(&container(), &changes(&wanted, &container()));
             prop_assert_eq!(changes(&wanted, &after), vec![]);
-            prop_assert_eq!(applied(&after, &changes(&Wanted { pod: vec![], bypass: vec![] }, &after)), container());
+            let none = Wanted { pod: vec![], bypass: vec![] };
+            prop_assert_eq!(applied(&after, &changes(&none, &after)).routes, container().routes);
         }
     }
 }

@@ -8,7 +8,7 @@ use socket2::{Domain, Socket, Type};
 use tpdocker_sidecar::capture::{Addresses, CaptureConfig};
 
 use crate::support::relay::{self, POD4, Relay, SIBLING};
-use crate::support::{APP4, Lab, Namespace, PATIENCE, skip};
+use crate::support::{APP4, CLUSTER4, Lab, Namespace, PATIENCE, cluster, skip};
 
 const LOOPBACK: [IpAddr; 3] =
     [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::new(127, 3, 2, 1)), IpAddr::V6(Ipv6Addr::LOCALHOST)];
@@ -207,6 +207,46 @@ fn the_pods_address_is_the_apps_first_and_then_the_pods() {
         refused(format!("{APP4}:{SIBLING}").parse().unwrap());
     });
     assert_eq!(relay.syns.lock().unwrap()[..], [SocketAddr::from((POD4, SIBLING))]);
+}
+
+#[test]
+fn answers_to_an_address_that_has_gone_do_not_leave_the_namespace() {
+    if skip() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.app.ip(&format!("addr add {POD4}/32 dev lo"));
+    // Without it Linux itself keeps what comes from 127.0.0.1.
+    lab.app.sysctl("ipv4/conf/all/route_localnet", "1");
+    let relay = Relay::start(&lab.app, CaptureConfig::default());
+    let mut sniffer = lab.sniff();
+    let to = cluster(CLUSTER4, relay::SLOW, 80);
+    let _connecting = lab.app.run(move || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket.bind(&SocketAddr::from((POD4, 0)).into()).unwrap();
+        assert!(socket.connect(&to.into()).is_err());
+        socket
+    });
+    let deadline = Instant::now() + PATIENCE;
+    let wait_for = |what: &str, happened: &dyn Fn() -> bool| {
+        while !happened() {
+            assert!(Instant::now() < deadline, "never: {what}");
+            std::thread::yield_now();
+        }
+    };
+    wait_for("the SYN is held", &|| relay.syns_to(to) == 1);
+    lab.app.ip(&format!("addr del {POD4}/32 dev lo"));
+    // State 03, SYN_RECV: the listener has answered.
+    let answered = move || {
+        std::fs::read_to_string("/proc/thread-self/net/tcp")
+            .unwrap()
+            .lines()
+            .any(|line| line.split_whitespace().nth(3) == Some("03"))
+    };
+    wait_for("the listener has answered", &|| lab.app.run(answered));
+    lab.barrier();
+    assert_eq!(sniffer.packets(), Vec::<Vec<u8>>::new());
 }
 
 #[test]

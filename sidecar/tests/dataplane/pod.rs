@@ -126,10 +126,14 @@ fn published_udp_ports_answer_from_the_address_that_was_asked() {
 
 #[test]
 fn another_pod_has_another_address_and_the_engines_networks_may_change() {
-    let (sidecar, _cluster_end) = connected();
+    let (sidecar, cluster_end) = connected();
+    let bound_to_the_former = echo(&sidecar.namespace, (POD_IP, 8084).into(), 1);
     let next = Ipv4Addr::new(10, 244, 0, 8);
     configure(&sidecar, &[next.into()], &["198.51.100.0/24"]);
-    assert!(!addresses(&sidecar.namespace).contains(&POD_IP.into()));
+    assert_eq!(addresses(&sidecar.namespace)[..3], [Ipv4Addr::LOCALHOST, next, POD_IP].map(IpAddr::from));
+    let port = bound_to_the_former.port();
+    let answer = eventually("the port is open", || call(&cluster_end.namespace, cluster(port), b"in").ok());
+    assert_eq!(answer, b"in");
     assert_eq!(source(&sidecar.namespace, cluster(53)), Some(next.into()));
 
     // The container joins a network that gets the default route, and leaves the old one.
@@ -147,6 +151,19 @@ fn another_pod_has_another_address_and_the_engines_networks_may_change() {
     });
     configure(&sidecar, &[], &[]);
     assert_eq!(source(&sidecar.namespace, cluster(53)), new_source);
+}
+
+#[test]
+fn a_network_that_leads_nowhere_is_no_hindrance() {
+    let (sidecar, cluster_end) = connected();
+    let server = echo(&cluster_end.namespace, cluster(0), 1);
+    configure(&sidecar, &[], &[]);
+    // As in a Docker network made with `--internal`.
+    sidecar.namespace.ip("route del default");
+    assert_eq!(source(&sidecar.namespace, server), None);
+    configure(&sidecar, &[POD_IP.into()], &[]);
+    assert_eq!(source(&sidecar.namespace, server), Some(POD_IP.into()));
+    assert_eq!(call(&sidecar.namespace, server, b"hello").unwrap(), b"hello");
 }
 
 #[test]
@@ -179,6 +196,10 @@ fn a_pod_with_ipv6_gives_the_app_both_addresses() {
     let own = sidecar.namespace.run(|| TcpStream::connect(server).unwrap().local_addr().unwrap().ip());
     assert_eq!(own, pod);
     assert_eq!(source(&sidecar.namespace, cluster(53)), Some(POD_IP.into()));
+    cluster_end.namespace.run(|| std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647")).unwrap();
+    assert_eq!(ping(&sidecar.namespace, "fd00:96::10".parse().unwrap(), 7, 1), [129, 0, 0, 7, 0, 1, b'x']);
+    // The proxy's end has no way there.
+    assert_eq!(ping(&sidecar.namespace, "fd00:97::1".parse().unwrap(), 8, 1)[..2], [1, 0]);
     let bypassed = sidecar.namespace.run(|| {
         let socket = UdpSocket::bind("[::]:0").unwrap();
         socket.connect("[fd00:55::1]:53").unwrap();
@@ -260,27 +281,37 @@ fn ping_is_answered_by_who_is_asked_or_refused_with_the_reason() {
     };
     // The identifier, 7, comes back, and so do sequence number and payload.
     allow("0 2147483647");
-    assert_eq!(ping(&sidecar.namespace, CLUSTER_IP, 7, 1), [0, 0, 0, 7, 0, 1, b'x']);
-    assert_eq!(ping(&sidecar.namespace, CLUSTER_IP, 7, 2), [0, 0, 0, 7, 0, 2, b'x']);
+    assert_eq!(ping(&sidecar.namespace, CLUSTER_IP.into(), 7, 1), [0, 0, 0, 7, 0, 1, b'x']);
+    assert_eq!(ping(&sidecar.namespace, CLUSTER_IP.into(), 7, 2), [0, 0, 0, 7, 0, 2, b'x']);
     // The cluster has no way there.
-    let unreachable = ping(&sidecar.namespace, Ipv4Addr::new(192, 0, 2, 1), 8, 1);
+    let unreachable = ping(&sidecar.namespace, [192, 0, 2, 1].into(), 8, 1);
     assert_eq!(unreachable[..2], [3, 0]);
     // Linux' own default: "packet filtered", as `ping` says it.
     allow("1 0");
-    assert_eq!(ping(&sidecar.namespace, CLUSTER_IP, 9, 1)[..2], [3, 13]);
+    assert_eq!(ping(&sidecar.namespace, CLUSTER_IP.into(), 9, 1)[..2], [3, 13]);
 }
 
 /// Type and code of the answer, then what follows its checksum.
-fn ping(namespace: &Namespace, to: Ipv4Addr, identifier: u8, sequence: u8) -> Vec<u8> {
+fn ping(namespace: &Namespace, to: IpAddr, identifier: u8, sequence: u8) -> Vec<u8> {
     namespace.run(|| {
-        let mut socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).unwrap();
+        let (domain, protocol, request, header) = match to {
+            IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8, 20),
+            // A raw socket of IPv6 does not see the IP header, but neighbour discovery.
+            IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128, 0),
+        };
+        let mut socket = Socket::new(domain, Type::RAW, Some(protocol)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut message = [8, 0, 0, 0, 0, identifier, 0, sequence, b'x', 0];
+        let mut message = [request, 0, 0, 0, 0, identifier, 0, sequence, b'x', 0];
         let sum: u16 = message.chunks(2).map(|word| u16::from_be_bytes([word[0], word[1]])).sum();
         message[2..4].copy_from_slice(&(!sum).to_be_bytes());
         socket.send_to(&message[..9], &SockAddr::from(SocketAddr::from((to, 0)))).unwrap();
         let mut buffer = [0; 256];
-        let length = socket.read(&mut buffer).expect("an answer to the ping");
-        [&buffer[20..22], &buffer[24..length]].concat()
+        loop {
+            let length = socket.read(&mut buffer).expect("an answer to the ping");
+            let message = &buffer[header..length];
+            if [0, 3, 129, 1].contains(&message[0]) {
+                return [&message[..2], &message[4..]].concat();
+            }
+        }
     })
 }

@@ -80,7 +80,8 @@ impl Namespace {
         });
     }
 
-    fn sysctl(&self, name: &str, value: &str) {
+    /// Sets one of `/proc/sys/net`.
+    pub fn sysctl(&self, name: &str, value: &str) {
         let (path, value) = (format!("/proc/sys/net/{name}"), value.to_owned());
         self.run(move || std::fs::write(path, value).unwrap());
     }

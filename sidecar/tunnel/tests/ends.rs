@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Listener, Port, Scope, Transport};
 use tpdocker_protocol::control::PortFailure;
 use tpdocker_protocol::errno::Errno;
-use tpdocker_tunnel::{Closed, Datagram, Event, OpenError, Side, Tunnel};
+use tpdocker_tunnel::{Closed, Datagram, Echo, Event, OpenError, Side, Tunnel};
 
 #[tokio::test]
 async fn closing_one_end_says_why_at_the_other_and_resets_the_streams_of_both() {
@@ -100,6 +100,25 @@ async fn datagrams_and_their_failures_arrive_with_both_addresses() {
     match within(pair.sidecar_events.next()).await {
         Some(Event::DatagramFailed { app: a, remote: r, errno }) => {
             assert_eq!((a, r, errno), (app, remote, Errno::ECONNREFUSED));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn echo_requests_replies_and_failures_arrive_with_identifier_and_sequence() {
+    let mut pair = in_memory();
+    let app = AppAddr("172.17.0.2:7".parse().unwrap());
+    let remote = ClusterAddr("10.96.0.10:0".parse().unwrap());
+    let echo = Echo { app, remote, sequence: 3, payload: Bytes::from_static(b"payload") };
+    pair.sidecar.send_echo(echo.clone());
+    assert!(matches!(within(pair.proxy_events.next()).await, Some(Event::Echo(seen)) if seen == echo));
+    pair.proxy.send_echo(echo.clone());
+    assert!(matches!(within(pair.sidecar_events.next()).await, Some(Event::Echo(seen)) if seen == echo));
+    pair.proxy.send_echo_failed(app, remote, 4, Errno::EACCES);
+    match within(pair.sidecar_events.next()).await {
+        Some(Event::EchoFailed { app: a, remote: r, sequence, errno }) => {
+            assert_eq!((a, r, sequence, errno), (app, remote, 4, Errno::EACCES));
         }
         other => panic!("{other:?}"),
     }

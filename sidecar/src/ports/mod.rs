@@ -11,51 +11,20 @@
 //! pod refers to them. The sidecar's own listeners have to be named ([`Watch::without`]).
 //!
 //! A socket is known by its inode: an app that stops listening and starts again between two looks has another one.
-//!
-//! The kernel is asked by socket diagnostics (`sock_diag(7)`), which walks listening sockets only; where it lacks them
-//! `/proc/net` has to be read, which lists every connection (`proc_pid_net(5)`).
 
-use std::{
-    collections::BTreeSet,
-    fs, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    ops::RangeInclusive,
-    time::Duration,
-};
+mod sockets;
 
-use nix::sys::socket::SockProtocol;
+use std::{collections::BTreeSet, fs, io, ops::RangeInclusive, time::Duration};
+
 use tokio::time::{Interval, MissedTickBehavior};
 use tpdocker_protocol::addr::{Listener, Port, Scope, Transport};
 
-use crate::capture::netlink::{self, DUMP, REQUEST, Socket};
+pub(crate) use self::sockets::sockets_in;
+use self::sockets::{Bound, Source};
 
-/// `SOCK_DIAG_BY_FAMILY`
-const BY_FAMILY: u16 = 20;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
-const IPPROTO_TCP: u8 = 6;
-const IPPROTO_UDP: u8 = 17;
-/// `TCP_LISTEN`
-const STATE_LISTEN: u8 = 10;
-/// `TCP_CLOSE`: of a UDP socket that is not connected.
-const STATE_CLOSE: u8 = 7;
-/// `struct inet_diag_sockid` in a request: anything.
-const ANY_SOCKET: [u8; 48] = [0; 48];
-/// `struct inet_diag_msg`, after which attributes follow.
-const DIAG_MESSAGE: usize = 72;
-/// `INET_DIAG_SKV6ONLY`: of an IPv6 socket, one byte.
-const V6_ONLY: u16 = 11;
-/// A dump comes in pieces of at most this size.
-const BUFFER: usize = 64 << 10;
 const EPHEMERAL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 /// The kernel's own default.
 const USUAL_EPHEMERAL: RangeInclusive<u16> = 32_768..=60_999;
-
-/// Which sockets to look for, and how they are found.
-const KINDS: [(Transport, u8, u8, [&str; 2]); 2] = [
-    (Transport::Tcp, IPPROTO_TCP, STATE_LISTEN, ["tcp", "tcp6"]),
-    (Transport::Udp, IPPROTO_UDP, STATE_CLOSE, ["udp", "udp6"]),
-];
 
 /// A socket that listens: what the proxy has to know of it, and its inode.
 pub type Sockets = BTreeSet<(Listener, u32)>;
@@ -64,29 +33,11 @@ pub type Sockets = BTreeSet<(Listener, u32)>;
 #[derive(Debug)]
 pub struct Watch {
     source: Source,
-    buffer: Vec<u8>,
     ephemeral: RangeInclusive<u16>,
     declared: BTreeSet<Port>,
     own: Option<RangeInclusive<u16>>,
     ticks: Interval,
     last: Option<Sockets>,
-}
-
-#[derive(Debug)]
-enum Source {
-    Diagnostics(Socket),
-    Proc,
-}
-
-/// A bound socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Bound {
-    transport: Transport,
-    address: IpAddr,
-    port: u16,
-    /// Of an IPv6 socket: it does not take IPv4.
-    v6_only: bool,
-    inode: u32,
 }
 
 impl Watch {
@@ -95,14 +46,8 @@ impl Watch {
     pub fn new(interval: Duration) -> io::Result<Self> {
         let ticks = ticks(interval);
         let ephemeral = parse_range(&fs::read_to_string(EPHEMERAL)?).unwrap_or(USUAL_EPHEMERAL);
-        let source = Source::Diagnostics(Socket::open(SockProtocol::NetlinkSockDiag)?);
-        let buffer = vec![0; BUFFER];
-        let mut watch = Self { source, buffer, ephemeral, declared: BTreeSet::new(), own: None, ticks, last: None };
-        if let Err(error) = watch.look() {
-            tracing::info!(%error, "the kernel has no socket diagnostics, reading /proc/net instead");
-            watch.source = Source::Proc;
-        }
-        Ok(watch)
+        let source = Source::open()?;
+        Ok(Self { source, ephemeral, declared: BTreeSet::new(), own: None, ticks, last: None })
     }
 
     /// Leaves out the sidecar's own listeners, which have these ports of the loopback addresses.
@@ -137,10 +82,7 @@ impl Watch {
     }
 
     fn look(&mut self) -> io::Result<Sockets> {
-        let bound = match &self.source {
-            Source::Diagnostics(socket) => ask(socket, &mut self.buffer)?,
-            Source::Proc => read_proc()?,
-        };
+        let bound = self.source.read()?;
         let announced = |bound: Bound| {
             let scopes = self.announced(&bound);
             let port = Port { transport: bound.transport, number: bound.port };
@@ -163,19 +105,6 @@ impl Watch {
     }
 }
 
-impl Bound {
-    fn scopes(&self) -> [Option<Scope>; 2] {
-        let scope = match self.address.to_canonical() {
-            IpAddr::V6(ip) if ip.is_unspecified() && !self.v6_only => return [Some(Scope::AnyV6), Some(Scope::AnyV4)],
-            IpAddr::V6(Ipv6Addr::LOCALHOST) => Some(Scope::LoopbackV6),
-            IpAddr::V6(ip) => (!ip.is_unicast_link_local() && !ip.is_multicast()).then_some(Scope::AnyV6),
-            IpAddr::V4(Ipv4Addr::LOCALHOST) => Some(Scope::LoopbackV4),
-            IpAddr::V4(ip) => (!ip.is_loopback() && !ip.is_multicast()).then_some(Scope::AnyV4),
-        };
-        [scope, None]
-    }
-}
-
 fn ticks(interval: Duration) -> Interval {
     let mut ticks = tokio::time::interval(interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -187,110 +116,9 @@ fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
     Some(numbers.next()?.ok()?..=numbers.next()?.ok()?)
 }
 
-// === socket diagnostics ===
-
-fn ask(socket: &Socket, buffer: &mut [u8]) -> io::Result<Vec<Bound>> {
-    let mut bound = Vec::new();
-    for (transport, protocol, state, _) in KINDS {
-        for family in [AF_INET, AF_INET6] {
-            socket.send(&request(family, protocol, state))?;
-            while !read_piece(socket.recv(buffer)?, transport, &mut bound)? {}
-        }
-    }
-    Ok(bound)
-}
-
-/// `struct inet_diag_req_v2`
-fn request(family: u8, protocol: u8, state: u8) -> Vec<u8> {
-    let mut out = Vec::new();
-    netlink::put_message(&mut out, BY_FAMILY, REQUEST | DUMP, 0, |out| {
-        out.extend([family, protocol, 0, 0]);
-        out.extend((1_u32 << state).to_ne_bytes());
-        out.extend(ANY_SOCKET);
-    });
-    out
-}
-
-/// True if it was the last one.
-fn read_piece(datagram: &[u8], transport: Transport, bound: &mut Vec<Bound>) -> io::Result<bool> {
-    for message in netlink::messages(datagram) {
-        match message.kind {
-            netlink::DONE => return Ok(true),
-            netlink::ERROR => return message.error().map_or(Ok(true), Err),
-            BY_FAMILY => bound.extend(socket_of(message.body, transport)),
-            _ => {}
-        }
-    }
-    Ok(false)
-}
-
-/// `struct inet_diag_msg`; connected sockets are left out.
-fn socket_of(body: &[u8], transport: Transport) -> Option<Bound> {
-    let family = *body.first()?;
-    let [port, peer_port] =
-        [body.get(4..6)?, body.get(6..8)?].map(|bytes| bytes.try_into().map_or(0, u16::from_be_bytes));
-    let address: [u8; 16] = *body.get(8..)?.first_chunk()?;
-    let address = match family {
-        AF_INET => Ipv4Addr::from(*address.first_chunk()?).into(),
-        _ => Ipv6Addr::from(address).into(),
-    };
-    let inode = u32::from_ne_bytes(*body.get(DIAG_MESSAGE - 4..)?.first_chunk()?);
-    let v6_only = netlink::attributes(&body[DIAG_MESSAGE..]).any(|(kind, value)| kind == V6_ONLY && value == [1]);
-    (peer_port == 0).then_some(Bound { transport, address, port, v6_only, inode })
-}
-
-/// How many sockets a datagram of anybody tells of: for the fuzz target.
-pub(crate) fn sockets_in(datagram: &[u8]) -> usize {
-    let mut bound = Vec::new();
-    let _whatever = read_piece(datagram, Transport::Tcp, &mut bound);
-    bound.len()
-}
-
-// === /proc ===
-
-fn read_proc() -> io::Result<Vec<Bound>> {
-    let mut bound = Vec::new();
-    for (transport, _, state, tables) in KINDS {
-        for table in tables {
-            match fs::read_to_string(format!("/proc/thread-self/net/{table}")) {
-                Ok(text) => bound.extend(text.lines().filter_map(|line| parse_line(line, transport, state))),
-                // Without IPv6 there is no such table.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(error),
-            }
-        }
-    }
-    Ok(bound)
-}
-
-/// `  0: 0100007F:1F90 00000000:0000 0A … uid timeout inode`: addresses in 32-bit words of host byte order. Whether an
-/// IPv6 socket takes IPv4 as well is not told; most do.
-fn parse_line(line: &str, transport: Transport, state: u8) -> Option<Bound> {
-    let mut columns = line.split_whitespace().skip(1);
-    let (address, port) = columns.next()?.split_once(':')?;
-    let (_, peer_port) = columns.next()?.split_once(':')?;
-    if u8::from_str_radix(columns.next()?, 16).ok()? != state || peer_port != "0000" {
-        return None;
-    }
-    let mut octets = Vec::with_capacity(16);
-    for word in address.as_bytes().chunks(8) {
-        octets.extend(u32::from_str_radix(str::from_utf8(word).ok()?, 16).ok()?.to_ne_bytes());
-    }
-    let address = match octets.len() {
-        4 => Ipv4Addr::from(*octets.first_chunk()?).into(),
-        16 => Ipv6Addr::from(*octets.first_chunk()?).into(),
-        _ => return None,
-    };
-    // Behind the state: queues, timer, retransmissions, uid, timeout.
-    let inode = columns.nth(5)?.parse().ok()?;
-    Some(Bound { transport, address, port: u16::from_str_radix(port, 16).ok()?, v6_only: false, inode })
-}
-
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream, UdpSocket};
-
-    use proptest::prelude::*;
+    use std::net::{Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 
     use super::*;
 
@@ -364,7 +192,7 @@ mod tests {
         connected.connect("[::1]:9").unwrap();
 
         let by_diagnostics = watch();
-        assert!(matches!(by_diagnostics.source, Source::Diagnostics(_)));
+        assert!(matches!(by_diagnostics.source, Source::Diagnostics { .. }));
         for watch in [by_diagnostics, Watch { source: Source::Proc, ..watch() }] {
             let mut watch = watch.without(number(&own)..=number(&own));
             let sockets = watch.look().unwrap();
@@ -372,7 +200,7 @@ mod tests {
                 assert_eq!(scopes(&sockets, tcp(number(listener))), *expected, "{listener:?}");
             }
             assert!(!has(&sockets, tcp(number(&own))));
-            let told = matches!(watch.source, Source::Diagnostics(_));
+            let told = matches!(watch.source, Source::Diagnostics { .. });
             let expected = if told { vec![Scope::AnyV6] } else { vec![Scope::AnyV4, Scope::AnyV6] };
             assert_eq!(scopes(&sockets, tcp(number(&v6_only))), expected);
             assert!(has(&sockets, udp(&server)));
@@ -384,25 +212,9 @@ mod tests {
         }
     }
 
-    proptest! {
-        #[test]
-        fn garbage_of_either_source_is_no_socket_and_no_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), line in ".{0,80}") {
-            let _ = read_piece(&bytes, Transport::Tcp, &mut Vec::new());
-            socket_of(&bytes, Transport::Udp);
-            parse_line(&line, Transport::Tcp, STATE_LISTEN);
-            parse_range(&line);
-        }
-    }
-
     #[test]
-    fn a_line_of_proc_is_read() {
-        let word = u32::from_ne_bytes([10, 1, 2, 3]);
-        let line =
-            format!("  1: {word:08X}:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 77 1");
-        let address = [10, 1, 2, 3].into();
-        let expected = Bound { transport: Transport::Tcp, address, port: 8080, v6_only: false, inode: 77 };
-        assert_eq!(parse_line(&line, Transport::Tcp, STATE_LISTEN), Some(expected));
-        assert_eq!(parse_line(&line, Transport::Tcp, STATE_CLOSE), None);
+    fn the_range_of_clients_is_read() {
         assert_eq!(parse_range("32768\t60999\n"), Some(32_768..=60_999));
+        assert_eq!(parse_range("32768"), None);
     }
 }
