@@ -7,7 +7,7 @@ STAGING := target/staging
 # `docker compose` comes from a private DOCKER_CONFIG where the engine's client has no Compose v2 plugin.
 ENV = source tests/cluster/env;
 
-.PHONY: help toolchain build demo cluster cluster-down test test-unit test-e2e bench lint fmt
+.PHONY: help toolchain build demo cluster cluster-down test test-unit fuzz test-e2e bench lint fmt
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -32,6 +32,9 @@ test: lint test-unit test-e2e ## everything
 test-unit: toolchain ## unit, protocol, capture (own network namespaces, as root) and command-line tests
 	cargo test --locked --workspace --exclude tpdocker
 	cargo test --locked -p tpdocker --lib --test cli --test plan
+
+fuzz: toolchain ## every fuzz target under libFuzzer for 20 s (the tests run them bounded; see tests/fuzz)
+	tests/fuzz/run
 
 test-e2e: cluster ## the product against the real cluster and the real engine
 	@$(ENV) cargo test --locked -p tpdocker --test docker --test kube --test e2e -- --test-threads=1

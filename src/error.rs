@@ -61,6 +61,8 @@ codes! {
     Held = 89, "held";
     /// The original could not be put back entirely; the message says what is left and how to repair it.
     Restore = 90, "restore";
+    /// This machine lacks what a session needs: a private directory, descriptors, threads, a place for its output.
+    Host = 91, "host";
     /// The engine could not run the container (`docker run`: 125).
     DockerDaemon = 125, "docker-daemon";
     /// The container's command cannot be invoked (`docker run`: 126).
@@ -119,6 +121,27 @@ impl Error {
             source = cause.source();
         }
         chain
+    }
+}
+
+/// This machine does not give what any program needs: descriptors, threads, randomness, an output that takes output.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+pub struct HostError {
+    what: &'static str,
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl HostError {
+    /// Shows as `what`, a lowercase fragment, and then as `source`.
+    pub fn new(what: &'static str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self { what, source: source.into() }
+    }
+}
+
+impl Explain for HostError {
+    fn code(&self) -> Code {
+        Code::Host
     }
 }
 

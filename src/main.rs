@@ -1,12 +1,11 @@
 //! Parses, logs, runs, picks the exit code; nothing else.
 
-use std::io::{ErrorKind, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use tpdocker::cli::{self, Request, Surroundings};
-use tpdocker::error::{Bug, Error};
-use tpdocker::output::{Console, logging};
+use tpdocker::error::{Bug, Error, HostError};
+use tpdocker::output::{Console, logging, result};
 use tpdocker::settings::{OutputFormat, Settings};
 
 fn main() -> ExitCode {
@@ -16,7 +15,10 @@ fn main() -> ExitCode {
     };
     match cli::parse(std::env::args_os(), &around) {
         Ok(Request::Act(settings)) => act(*settings),
-        Ok(Request::Print(text)) => print(&text),
+        Ok(Request::Print(text)) => match result::print(&text) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&Console::stderr(OutputFormat::Text), &error.into()),
+        },
         Err(failure) => fail(&Console::stderr(failure.output), &failure.error.into()),
     }
 }
@@ -26,7 +28,7 @@ fn act(settings: Settings) -> ExitCode {
     logging::start(settings.verbosity, settings.output, &console);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&console, &Bug::caused_by("the async runtime does not start", error).into()),
+        Err(error) => return fail(&console, &HostError::new("the async runtime does not start", error).into()),
     };
     let command = tpdocker::commands::dispatch(settings, console.clone());
     // The panic's own message and place have been printed by then; what is missing is the exit code and what to do.
@@ -43,14 +45,4 @@ fn act(settings: Settings) -> ExitCode {
 fn fail(console: &Console, error: &Error) -> ExitCode {
     console.error(error);
     ExitCode::from(u8::from(error.code()))
-}
-
-fn print(text: &str) -> ExitCode {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Ok(()) => ExitCode::SUCCESS,
-        // `tpdocker --help | head -1`: whoever read has read enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    }
 }

@@ -17,6 +17,7 @@ use tpdocker_protocol::control::{SidecarReply, SidecarRequest};
 use tpdocker_tunnel::messages::{MessageError, Messages};
 
 use crate::dataplane::DataPlane;
+use crate::incapable::chain;
 use crate::volumes;
 
 /// Everybody may use the socket who can reach it: the CLI does not run as root, and its directory keeps others out.
@@ -91,7 +92,7 @@ async fn requests(connection: UnixStream, plane: &DataPlane) -> Result<(), Messa
                 Some(SidecarRequest::Configure(config)) => {
                     let reply = match plane.configure(&config).await {
                         Ok(()) => SidecarReply::Configured,
-                        Err(error) => SidecarReply::Error { message: error.to_string() },
+                        Err(error) => SidecarReply::Error { message: chain(&error) },
                     };
                     messages.send(&reply).await?;
                 }

@@ -51,10 +51,13 @@ pub fn hold(log: LevelFilter) -> Result<(), HoldError> {
     signals.thread_block()?;
     let signals = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let mut backoff = FIRST_BACKOFF;
+    // The first one has to start, so that somebody sees why it does not.
+    let mut next = Some(spawn(log)?);
     loop {
-        let child = spawn(log)?;
         let started = Instant::now();
-        if supervise(&child, &signals)? == End::Asked {
+        if let Some(child) = next
+            && supervise(&child, &signals)? == End::Asked
+        {
             return Ok(());
         }
         backoff = if started.elapsed() > HEALTHY_LIFE { FIRST_BACKOFF } else { backoff };
@@ -62,6 +65,14 @@ pub fn hold(log: LevelFilter) -> Result<(), HoldError> {
             return Ok(());
         }
         backoff = (backoff * 2).min(LAST_BACKOFF);
+        // Later, a machine that is out of processes or memory for a moment must not cost the app its network.
+        next = match spawn(log) {
+            Ok(child) => Some(child),
+            Err(error) => {
+                tracing::error!("the data plane cannot be started: {error}");
+                None
+            }
+        };
     }
 }
 

@@ -7,7 +7,7 @@
 //! In reading order:
 //! - [`args`] — the command line;
 //! - [`holder`] — PID 1 of the container, which outlives the data plane;
-//! - [`dataplane`] — how everything below is put together;
+//! - [`dataplane`] — how everything below is put together; [`incapable`] — what is said where it cannot be;
 //! - [`capture`] — rules, held packets, replies;
 //! - [`podip`] — the pod's address, on this end;
 //! - [`ports`] — what the app listens on; [`hold`] — what the cluster finds open while it is restarted;
@@ -28,6 +28,7 @@ pub mod health;
 mod hold;
 pub mod holder;
 mod host_ports;
+pub mod incapable;
 mod link;
 mod names;
 mod podip;

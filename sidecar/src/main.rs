@@ -1,12 +1,13 @@
 //! Entry point: parses, logs, runs, picks the exit code.
 
 use std::error::Error;
+use std::pin::pin;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tpdocker_sidecar::args::{Args, Role};
-use tpdocker_sidecar::dataplane::{self, Options};
-use tpdocker_sidecar::{health, holder};
+use tpdocker_sidecar::dataplane::{self, DataPlaneError, Options};
+use tpdocker_sidecar::{health, holder, incapable};
 
 fn main() -> ExitCode {
     let outcome = Args::parse(std::env::args().skip(1)).map_err(Into::into).and_then(|args| {
@@ -37,12 +38,22 @@ fn run() -> Result<(), Box<dyn Error>> {
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        let shutdown = async move {
+        let mut shutdown = pin!(async move {
             tokio::select! {
                 _ = terminate.recv() => (),
                 _ = interrupt.recv() => (),
             }
-        };
-        Ok(dataplane::run(Options::default(), shutdown).await?)
+        });
+        let options = Options::default();
+        let outcome = dataplane::run(options.clone(), &mut shutdown).await;
+        if let Err(DataPlaneError::Capture(error)) = &outcome {
+            tokio::select! {
+                told = incapable::tell(&options.socket, error) => if let Err(untold) = told {
+                    tracing::warn!(%untold, "the CLI cannot be told why there is no data plane");
+                },
+                () = shutdown => {}
+            }
+        }
+        Ok(outcome?)
     })
 }

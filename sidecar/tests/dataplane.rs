@@ -57,6 +57,14 @@ fn cluster(port: u16) -> SocketAddr {
 #[test]
 fn the_app_reaches_what_only_the_cluster_has() {
     let (sidecar, cluster_end) = connected();
+    // CAP_NET_ADMIN and CAP_NET_RAW: what every test of this file runs with.
+    let data_plane = eventually("a data plane", || sidecar.data_plane());
+    let status = std::fs::read_to_string(format!("/proc/{data_plane}/status")).unwrap();
+    for set in ["CapPrm", "CapEff", "CapBnd"] {
+        let value = status.lines().find_map(|line| line.strip_prefix(&format!("{set}:\t"))).unwrap();
+        assert_eq!(u64::from_str_radix(value, 16).unwrap(), 1 << 12 | 1 << 13, "{set}");
+    }
+    assert!(status.contains("NoNewPrivs:\t1"), "{status}");
     let server = echo(&cluster_end.namespace, cluster(0), 2);
     assert_eq!(call(&sidecar.namespace, server, b"hello").unwrap(), b"hello");
     let large: Vec<u8> = (0..4_000_000_u32).map(|n| n.to_le_bytes()[1]).collect();
@@ -200,11 +208,28 @@ fn a_connection_waits_for_the_tunnel() {
     let server = echo(&cluster_end.namespace, cluster(0), 1);
     std::thread::scope(|scope| {
         let app = scope.spawn(|| call(&sidecar.namespace, server, b"early"));
-        std::thread::sleep(Duration::from_millis(300));
+        eventually("the SYN is held", || (held_syns(&sidecar.namespace) > 0).then_some(()));
         assert!(!app.is_finished(), "held, neither refused nor leaked");
         cluster_end.pump(&sidecar.socket());
         assert_eq!(app.join().unwrap().unwrap(), b"early");
     });
+}
+
+#[test]
+fn without_a_capability_the_cli_is_told_so_and_what_to_do() {
+    for capabilities in ["+net_admin", "+net_raw"] {
+        let sidecar = Sidecar::start_with(capabilities);
+        for request in [SidecarRequest::Configure(SidecarConfig::default()), SidecarRequest::Watch] {
+            match sidecar.ask(&request) {
+                SidecarReply::CannotCapture { message, cure: Some(_) } => {
+                    assert!(message.contains("the capabilities NET_ADMIN and NET_RAW"), "{message}");
+                    assert!(message.contains("Operation not permitted"), "the kernel's answer: {message}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(!sidecar.is_healthy());
+    }
 }
 
 #[test]
@@ -237,6 +262,14 @@ fn a_dead_data_plane_refuses_at_once_and_a_new_one_takes_over() {
     eventually("attached again", || sidecar.is_healthy().then_some(()));
     assert_eq!(call(&sidecar.namespace, server, b"again").unwrap(), b"again");
     assert!(sidecar.stop().success(), "the holder ends when asked");
+}
+
+/// Packets in queue 0 that have no verdict yet: the third column of the kernel's list of queues.
+fn held_syns(namespace: &Namespace) -> usize {
+    let queues = namespace.run(|| std::fs::read_to_string("/proc/thread-self/net/netfilter/nfnetlink_queue")).unwrap();
+    let queue =
+        queues.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find(|columns| columns[0] == "0");
+    queue.map_or(0, |columns| columns[2].parse().unwrap())
 }
 
 /// Dead, or a zombie whose threads have ended, too: until then its descriptors, the queue among them, are open.

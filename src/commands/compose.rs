@@ -44,7 +44,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 #[error("session {session} (process {pid}) was asked to end and does not")]
 struct StillThere {
     session: String,
-    pid: i32,
+    pid: u32,
 }
 
 impl Explain for StillThere {
@@ -79,7 +79,7 @@ async fn up(
     console: &Console,
 ) -> Result<u8, Error> {
     let reporter = console.reporter();
-    let mut signals = Signals::take().map_err(|error| Bug::caused_by("signals cannot be handled", error))?;
+    let mut signals = Signals::take()?;
     let prepared = tokio::select! {
         prepared = prepare(settings, &project, &reporter) => prepared?,
         received = signals.end() => return Ok(received.exit_code()),
@@ -87,19 +87,19 @@ async fn up(
     let (engine, members) = prepared;
     let outcome = attend(&engine, compose, &mut project, &members, &mut signals, console).await;
     console.resume();
-    let services: Vec<String> =
-        members.iter().flat_map(|member| [member.service.clone(), sidecar_name(&member.service)]).collect();
+    let services: Vec<String> = members
+        .iter()
+        .flat_map(|member| [member.service.clone(), sidecar_name(&member.service)])
+        // An `up` that ended early has no sidecars yet.
+        .filter(|service| project.has(service))
+        .collect();
     // Compose knows the containers as its own and says goodbye to them; what it leaves goes by its label.
-    let removed = compose.remove(&project, &services).await;
-    let mut undone = Ok(());
+    let mut undone = compose.remove(&project, &services).await;
     for member in &members {
         let one = undo::containers_and_swap(&engine, &member.session, false, &mut signals, &reporter).await;
-        undone = undone.and(one);
+        undone = undo::conclude(console, undone, one.map_err(Error::from));
     }
-    let code = outcome?;
-    undone?;
-    removed?;
-    Ok(code)
+    undo::conclude(console, outcome, undone)
 }
 
 /// Everything that can be found out before anything is changed.
@@ -257,16 +257,14 @@ async fn down(compose: &Compose<'_>, project: &str, reporter: &Reporter) -> Resu
     Ok(0)
 }
 
-async fn end(record: SessionRecord, reporter: &Reporter) -> Result<(), StillThere> {
+async fn end(record: SessionRecord, reporter: &Reporter) -> Result<(), Error> {
     let step = reporter.step("session");
     let asked = Instant::now();
-    if let Err(error) = kill(Pid::from_raw(record.pid), Signal::SIGTERM) {
-        tracing::debug!(%error, "the session has ended already");
-    }
+    record.ask_to_end()?;
     step.progress(format!("waiting for process {} to put {} back", record.pid, record.workload));
-    while record.is_alive() {
+    while record.is_alive()? {
         if asked.elapsed() > SESSION_ENDS_WITHIN {
-            return Err(StillThere { session: record.session, pid: record.pid });
+            return Err(StillThere { session: record.session, pid: record.pid }.into());
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }

@@ -8,6 +8,7 @@ use crate::docker::Engine;
 use crate::error::{Code, Error, Explain};
 use crate::event::Reporter;
 use crate::image;
+use crate::output::result;
 use crate::settings::ImageSettings;
 
 /// The tar cannot be written.
@@ -23,7 +24,10 @@ enum SaveError {
 
 impl Explain for SaveError {
     fn code(&self) -> Code {
-        Code::Usage
+        match self {
+            Self::Terminal | Self::File { .. } => Code::Usage,
+            Self::Stdout(_) => Code::Host,
+        }
     }
 
     fn hint(&self) -> Option<String> {
@@ -37,11 +41,11 @@ pub async fn image(settings: ImageSettings, reporter: &Reporter) -> Result<u8, E
         ImageSettings::Save { file } => save(file)?,
         ImageSettings::Load => {
             let reference = Engine::connect().await?.load_proxy_image(reporter).await?;
-            println!("{reference}");
+            result::print(&format!("{reference}\n"))?;
         }
         ImageSettings::Push { reference } => {
             let pushed = Engine::connect().await?.push_proxy_image(&reference, reporter).await?;
-            println!("{pushed}");
+            result::print(&format!("{pushed}\n"))?;
         }
     }
     Ok(0)

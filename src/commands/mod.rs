@@ -7,7 +7,7 @@ mod run;
 mod undo;
 
 use crate::error::Error;
-use crate::output::Console;
+use crate::output::{Console, result};
 use crate::settings::{Command, Settings};
 
 /// Carries out a command and answers with the process's exit code: the app's own, where there is an app.
@@ -19,7 +19,7 @@ pub async fn dispatch(settings: Settings, console: Console) -> Result<u8, Error>
         Command::Image(image) => image::image(image, &console.reporter()).await,
         Command::Restore(restore) => restore::restore(restore, &console.reporter()).await,
         Command::Version => {
-            println!("tpdocker {}", env!("CARGO_PKG_VERSION"));
+            result::print(concat!("tpdocker ", env!("CARGO_PKG_VERSION"), "\n"))?;
             Ok(0)
         }
     }

@@ -10,9 +10,9 @@ use std::time::Duration;
 use super::undo;
 use crate::cluster::PodMount;
 use crate::docker::{App, Engine, Exit, Running, Sidecar, SidecarSpec, Stdio};
-use crate::error::{Bug, Error};
+use crate::error::{Bug, Error, HostError};
 use crate::event::Reporter;
-use crate::output::{Console, TerminalMode};
+use crate::output::{Console, TerminalMode, result};
 use crate::plan::{self, plan};
 use crate::session::files::{self, PodFiles, Renewal};
 use crate::session::identity::Identity;
@@ -31,7 +31,7 @@ const SCHEDULED_WITHIN: Duration = Duration::from_mins(5);
 /// Carries out `tpdocker run`; the exit code is the app's.
 pub async fn run(settings: RunSettings, output: OutputFormat, console: &Console) -> Result<u8, Error> {
     let reporter = console.reporter();
-    let mut signals = Signals::take().map_err(|error| Bug::caused_by("signals cannot be handled", error))?;
+    let mut signals = Signals::take()?;
     let prepared = tokio::select! {
         prepared = prepare(&settings, output, &reporter) => prepared?,
         received = signals.end() => return Ok(received.exit_code()),
@@ -41,11 +41,11 @@ pub async fn run(settings: RunSettings, output: OutputFormat, console: &Console)
         let work = Work { settings: &settings, engine: &engine, session: &session, console };
         Box::pin(work.carry_out(stdio, &mut signals)).await
     };
+    // The app has let go of the terminal, or never got to it.
+    console.resume();
     let keep_app = !settings.app.rm && outcome.as_ref().is_ok_and(|ended| ended.ran);
     let undone = undo::containers_and_swap(&engine, &session, keep_app, &mut signals, &reporter).await;
-    let ended = outcome?;
-    undone?;
-    Ok(ended.code)
+    undo::conclude(console, outcome.map(|ended| ended.code), undone.map_err(Error::from))
 }
 
 struct Prepared {
@@ -57,7 +57,7 @@ struct Prepared {
 /// Everything that can be found out before anything is changed; `None` after a dry run.
 async fn prepare(settings: &RunSettings, output: OutputFormat, reporter: &Reporter) -> Result<Option<Prepared>, Error> {
     let stdio =
-        Stdio::of_this_process().map_err(|error| Bug::caused_by("the standard streams cannot be used", error))?;
+        Stdio::of_this_process().map_err(|error| HostError::new("the standard streams cannot be used", error))?;
     let app = &settings.app;
     let engine = async {
         let step = reporter.step("engine");
@@ -88,14 +88,13 @@ async fn prepare(settings: &RunSettings, output: OutputFormat, reporter: &Report
             net: &settings.net,
             files: &files,
         });
-        match output {
-            OutputFormat::Text => print!("{}", plan.to_text()),
+        let text = match output {
+            OutputFormat::Text => plan.to_text(),
             OutputFormat::Json => {
-                let text =
-                    serde_json::to_string(&plan).map_err(|error| Bug::caused_by("the plan is not JSON", error))?;
-                println!("{text}");
+                serde_json::to_string(&plan).map_err(|error| Bug::caused_by("the plan is not JSON", error))? + "\n"
             }
-        }
+        };
+        result::print(&text)?;
         return Ok(None);
     }
     for note in notes {
@@ -133,10 +132,8 @@ impl Work<'_> {
         let up = tokio::select! {
             up = self.bring_up(stdio) => up,
             received = signals.end() => return Ok(Ended { code: received.exit_code(), ran: false }),
-        };
-        let attended = self.attend(up?, signals).await;
-        self.console.resume();
-        Ok(Ended { code: attended?, ran: true })
+        }?;
+        Ok(Ended { code: self.attend(up, signals).await?, ran: true })
     }
 
     async fn bring_up(&self, stdio: Stdio) -> Result<Up, Error> {
@@ -216,7 +213,10 @@ impl Work<'_> {
                 outcome = &mut swap, if !swapped => match outcome {
                     Ok(()) => swapped = true,
                     Err(error) => {
-                        app.stop(STOP_GRACE).await?;
+                        // What follows removes the container in any case; what matters is why.
+                        if let Err(unstopped) = app.stop(STOP_GRACE).await {
+                            tracing::warn!(error = %unstopped, "the app was not asked to end");
+                        }
                         return Err(error);
                     }
                 },

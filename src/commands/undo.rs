@@ -3,8 +3,9 @@
 
 use crate::cluster::ClusterError;
 use crate::docker::{Engine, EngineError};
-use crate::error::{Code, Explain};
+use crate::error::{Code, Error, Explain};
 use crate::event::Reporter;
+use crate::output::Console;
 use crate::session::Session;
 use crate::session::signals::Signals;
 
@@ -51,6 +52,18 @@ impl Explain for Failure {
     }
 }
 
+/// How a command ends that had something to undo. When both failed, the first is told here and the second is the
+/// result: what is left in the cluster concerns more people than what led to it.
+pub fn conclude<T>(console: &Console, outcome: Result<T, Error>, undone: Result<(), Error>) -> Result<T, Error> {
+    match (outcome, undone) {
+        (Err(error), Err(left)) => {
+            console.error(&error);
+            Err(left)
+        }
+        (outcome, undone) => undone.and(outcome),
+    }
+}
+
 /// Puts the cluster back and, at the same time, removes the session's containers; with `keep_app` the user's own stays,
 /// as without `--rm`. A first signal meanwhile is answered with what is going on; a second one ends the waiting.
 pub async fn containers_and_swap(
@@ -87,5 +100,42 @@ pub async fn containers_and_swap(
                 reporter.warn("the original is being put back; once more, and it is left half done");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::error::{Bug, HostError};
+    use crate::output::Audience;
+
+    /// What a console has told.
+    #[derive(Clone, Default)]
+    struct Told(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Told {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn when_work_and_undoing_fail_both_are_told_and_what_is_left_behind_decides() {
+        let told = Told::default();
+        let console = Console::new(Box::new(told.clone()), Audience::Pipe);
+        let bug = || Err::<u8, Error>(Bug::new("the work failed").into());
+        let left = || Err::<(), Error>(HostError::new("the undoing failed", "no").into());
+        assert_eq!(conclude(&console, bug(), left()).unwrap_err().code(), Code::Host);
+        assert!(String::from_utf8(told.0.lock().unwrap().clone()).unwrap().contains("the work failed"));
+        assert_eq!(conclude(&console, bug(), Ok(())).unwrap_err().code(), Code::Bug);
+        assert_eq!(conclude(&console, Ok(7), left()).unwrap_err().code(), Code::Host);
+        assert_eq!(conclude(&console, Ok(7), Ok(())).unwrap(), 7);
     }
 }

@@ -203,6 +203,11 @@ impl Project {
         self.model["name"].as_str().ok_or(ProjectError::Shape("no name"))
     }
 
+    /// Whether there is such a service.
+    pub fn has(&self, service: &str) -> bool {
+        self.model["services"].get(service).is_some()
+    }
+
     /// The services that carry `x-tpdocker`; at least one.
     pub fn swaps(&self) -> Result<Vec<SwapService>, ProjectError> {
         let swaps = self

@@ -210,7 +210,10 @@ async fn follow(app: App, screen: OwnedFd, size: Window) {
     // Registered first: a change while the first size is being set is not lost.
     let changes = signal(SignalKind::window_change());
     app.resize(size).await;
-    let Ok(mut changes) = changes else { return };
+    let mut changes = match changes {
+        Ok(changes) => changes,
+        Err(error) => return tracing::warn!(%error, "the app's terminal keeps its size when this one changes"),
+    };
     while changes.recv().await.is_some() {
         if let Some(size) = window(&screen) {
             app.resize(size).await;

@@ -49,7 +49,13 @@ pub(super) async fn for_image(config: &ConfigFile, image: &str) -> Result<Option
         return ask_helper(&format!("docker-credential-{helper}"), key).await;
     }
     let keys = [key.to_owned(), registry.to_owned(), format!("https://{registry}"), format!("https://{registry}/v1/")];
-    Ok(keys.iter().find_map(|key| config.auths.get(key)).and_then(|login| from_file(login, key)))
+    let Some(login) = keys.iter().find_map(|key| config.auths.get(key)) else { return Ok(None) };
+    let credentials = from_file(login, key);
+    // An entry without a login is what a helper leaves behind.
+    if credentials.is_none() && login.auth.as_ref().is_some_and(|auth| !auth.is_empty()) {
+        tracing::warn!(registry, "the login in Docker's configuration is malformed and not used");
+    }
+    Ok(credentials)
 }
 
 async fn ask_helper(program: &str, key: &str) -> Result<Option<DockerCredentials>, EngineError> {

@@ -12,6 +12,7 @@ use std::thread;
 
 use bytes::{Bytes, BytesMut};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -67,7 +68,8 @@ pub(super) struct Reading {
 /// stdin --chunks--> whoever has the receiver; it ends at the end of the file.
 pub(super) fn read_in_thread(stdin: OwnedFd) -> io::Result<(mpsc::Receiver<Bytes>, Reading)> {
     let (chunk_tx, chunk_rx) = mpsc::channel(CHUNKS_UNDER_WAY);
-    let (stopped, stop) = nix::unistd::pipe()?;
+    // Not for children: a login plugin that lives longer than the app would hold the reader.
+    let (stopped, stop) = nix::unistd::pipe2(OFlag::O_CLOEXEC)?;
     thread::Builder::new().name("stdin".to_owned()).spawn(move || {
         let mut stdin = File::from(stdin);
         let mut buffer = BytesMut::zeroed(CHUNK);
@@ -130,7 +132,11 @@ pub(super) fn write_in_thread(stdout: OwnedFd, stderr: OwnedFd) -> io::Result<Wr
             };
             let Some(file) = slot else { continue };
             if let Err(error) = write_all(file, &piece) {
-                tracing::debug!(%error, ?output, "output cannot be written");
+                if error.kind() == ErrorKind::BrokenPipe {
+                    tracing::debug!(?output, "whoever read it has gone");
+                } else {
+                    tracing::warn!(%error, ?output, "the app's output cannot be written");
+                }
                 *slot = None;
                 if output == Output::Stdout {
                     gone.cancel();

@@ -17,7 +17,8 @@ pub fn start(verbosity: u8, format: OutputFormat, console: &Console) {
     // From debug on, bollard logs the bodies of requests and answers, and in them the pod's secrets: not without being
     // asked by name.
     let directives = match verbosity {
-        0 => "error",
+        // Our own warnings are of things that somebody has to do something about.
+        0 => "error,tpdocker=warn",
         1 => "warn,tpdocker=debug",
         2 => "info,tpdocker=trace,kube_client=debug",
         _ => "debug,tpdocker=trace,bollard=info",

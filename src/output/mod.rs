@@ -20,6 +20,7 @@ mod live;
 pub mod logging;
 mod palette;
 mod plain;
+pub mod result;
 
 use live::Live;
 use palette::Palette;

@@ -44,7 +44,7 @@ pub struct NoRandomness(getrandom::Error);
 
 impl Explain for NoRandomness {
     fn code(&self) -> Code {
-        Code::Bug
+        Code::Host
     }
 }
 

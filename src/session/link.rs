@@ -209,11 +209,17 @@ async fn keep_configured(
         };
         tracing::info!(%error, "the sidecar's data plane went away");
         status_tx.send_replace(SidecarStatus::default());
+        let mut said = String::new();
         control = loop {
             let config = config_rx.borrow_and_update().clone();
             match watched(&plan, config).await {
                 Ok(control) => break control,
-                Err(error) => tracing::warn!(%error, "the sidecar is not back yet"),
+                // Each reason once: there are many attempts.
+                Err(error) if error.to_string() == said => {}
+                Err(error) => {
+                    said = error.to_string();
+                    tracing::warn!(%error, "the sidecar is not back yet");
+                }
             }
             tokio::time::sleep(RETRY.0).await;
         };

@@ -119,11 +119,11 @@ impl Session {
         compose_project: Option<String>,
         reporter: Reporter,
     ) -> Result<Self, Error> {
-        let run_dir = RunDir::create(&identity.id)?;
+        let mut run_dir = RunDir::create(&identity.id)?;
         let reference = &found.workload.reference;
         run_dir.record(&SessionRecord {
             session: identity.id.to_string(),
-            pid: nix::unistd::getpid().as_raw(),
+            pid: std::process::id(),
             workload: format!("{}/{}", reference.kind.slug(), reference.name),
             namespace: reference.namespace.clone(),
             context: found.cluster.facts().context.clone(),
@@ -272,11 +272,15 @@ impl Session {
         let reference = &self.workload().reference;
         let restored =
             self.found.cluster.restore(reference, Some(self.identity.id.as_str()), |text| step.progress(text)).await?;
-        let facts = match &restored.record {
-            Some(_) => {
-                format!("{} is back, {}/{} ready, proxy deleted", reference.name, restored.ready, restored.replicas)
+        let facts = if restored.record.is_some() {
+            format!("{} is back, {}/{} ready, proxy deleted", reference.name, restored.ready, restored.replicas)
+        } else {
+            // Nothing was swapped, or whoever changed or deleted the workload took the record along; not the proxy.
+            if let Some(proxy) = &self.deployment.metadata.name {
+                let session = self.identity.id.as_str();
+                self.found.cluster.delete_proxy(proxy, session, |text| step.progress(text)).await?;
             }
-            None => format!("{} is as it was", reference.name),
+            format!("{} is as it was", reference.name)
         };
         step.done(facts);
         Ok(restored)

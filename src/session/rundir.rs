@@ -4,12 +4,18 @@
 //! container sees through a bind mount, for the sidecar's socket. Only the user can enter it: whoever can write to the
 //! socket can write to the tunnel. Inside of it the mounted directory is open to all, because the sidecar's root has no
 //! capability that would let it write into a directory of somebody else.
+//!
+//! The session holds a lock on its record as long as its process lives: a process id alone would, after a crash, soon
+//! be that of some other program, and that one would be told to end.
 
-use std::fs::{self, DirBuilder, Permissions};
-use std::io;
+use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use tpdocker_protocol::contract::SIDECAR_SOCKET;
 
@@ -17,6 +23,8 @@ use super::identity::SessionId;
 use crate::error::{Code, Explain};
 
 const RECORD: &str = "session.json";
+/// The record on its way: nobody may see one that is half written, or not locked yet.
+const UNFINISHED: &str = "session.json.new";
 /// The directory that is mounted into the sidecar.
 const SHARED: &str = "sidecar";
 
@@ -30,11 +38,11 @@ pub struct RunDirError {
 
 impl Explain for RunDirError {
     fn code(&self) -> Code {
-        Code::Bug
+        Code::Host
     }
 
     fn hint(&self) -> Option<String> {
-        Some("point XDG_RUNTIME_DIR at a directory that you own".into())
+        Some("point XDG_RUNTIME_DIR at a directory of yours that can be written to".into())
     }
 }
 
@@ -44,7 +52,7 @@ pub struct SessionRecord {
     /// The session's id.
     pub session: String,
     /// The process that leads it.
-    pub pid: i32,
+    pub pid: u32,
     /// What it swaps, as `kind/name`.
     pub workload: String,
     /// Where.
@@ -59,13 +67,19 @@ pub struct SessionRecord {
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
+    /// Of the record.
+    lock: Option<File>,
 }
 
 impl RunDir {
     /// Makes the directory of a new session.
     pub fn create(session: &SessionId) -> Result<Self, RunDirError> {
-        let path = base().join(session.as_str());
-        let run_dir = Self { path: path.clone() };
+        Self::create_in(&base(), session)
+    }
+
+    fn create_in(base: &Path, session: &SessionId) -> Result<Self, RunDirError> {
+        let path = base.join(session.as_str());
+        let run_dir = Self { path: path.clone(), lock: None };
         let shared = run_dir.shared();
         make_private(&path)
             .and_then(|()| fs::create_dir(&shared))
@@ -85,12 +99,22 @@ impl RunDir {
         self.shared().join(SIDECAR_SOCKET)
     }
 
-    /// Writes `session.json`.
-    pub fn record(&self, record: &SessionRecord) -> Result<(), RunDirError> {
-        let failed = |source| RunDirError { path: self.path.clone(), source };
-        let text = serde_json::to_vec_pretty(record).map_err(|error| failed(error.into()))?;
-        fs::write(self.path.join(RECORD), text).map_err(failed)
+    /// Writes `session.json`, and is alive for others from then on until it is dropped.
+    pub fn record(&mut self, record: &SessionRecord) -> Result<(), RunDirError> {
+        let written =
+            write_locked(&self.path, record).map_err(|source| RunDirError { path: self.path.clone(), source });
+        self.lock = Some(written?);
+        Ok(())
     }
+}
+
+fn write_locked(directory: &Path, record: &SessionRecord) -> io::Result<File> {
+    let unfinished = directory.join(UNFINISHED);
+    let mut file = File::create(&unfinished)?;
+    file.lock()?;
+    file.write_all(&serde_json::to_vec_pretty(record)?)?;
+    fs::rename(&unfinished, directory.join(RECORD))?;
+    Ok(file)
 }
 
 impl Drop for RunDir {
@@ -121,23 +145,58 @@ fn remove(path: &Path) -> io::Result<()> {
 /// The records of this user's sessions on this machine whose process is alive.
 pub fn sessions() -> Result<Vec<SessionRecord>, RunDirError> {
     let base = base();
-    let entries = match fs::read_dir(&base) {
-        Ok(entries) => entries,
+    sessions_in(&base).map_err(|source| RunDirError { path: base, source })
+}
+
+fn sessions_in(base: &Path) -> io::Result<Vec<SessionRecord>> {
+    // Others can make a directory of this name in `/tmp`, and a record in it tells whom to send a signal.
+    match require_own(base) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(source) => return Err(RunDirError { path: base, source }),
+        checked => checked?,
+    }
+    let mut sessions = Vec::new();
+    for entry in fs::read_dir(base)? {
+        let path = entry?.path().join(RECORD);
+        match live_record(&path) {
+            Ok(record) => sessions.extend(record),
+            // Of a release that writes it otherwise; the sessions that can be read are ended all the same.
+            Err(error) => tracing::warn!(path = %path.display(), %error, "a session's record cannot be read"),
+        }
+    }
+    Ok(sessions)
+}
+
+/// The record of a session that goes on; its directory goes with its end, and its lock with its process.
+fn live_record(path: &Path) -> io::Result<Option<SessionRecord>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened?,
     };
-    Ok(entries
-        .filter_map(|entry| fs::read(entry.ok()?.path().join(RECORD)).ok())
-        .filter_map(|text| serde_json::from_slice::<SessionRecord>(&text).ok())
-        .filter(SessionRecord::is_alive)
-        .collect())
+    match file.try_lock_shared() {
+        Ok(()) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+        Err(TryLockError::WouldBlock) => Ok(Some(serde_json::from_reader(file)?)),
+    }
 }
 
 impl SessionRecord {
-    /// Whether the session goes on. Its directory goes with its end; after a crash only the process is gone.
-    pub fn is_alive(&self) -> bool {
-        base().join(&self.session).join(RECORD).exists()
-            && nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), None).is_ok()
+    /// Whether the session goes on.
+    pub fn is_alive(&self) -> Result<bool, RunDirError> {
+        let path = base().join(&self.session).join(RECORD);
+        match live_record(&path) {
+            Ok(found) => Ok(found.is_some()),
+            Err(source) => Err(RunDirError { path, source }),
+        }
+    }
+
+    /// Asks the session's process to end it. One that has ended meanwhile needs no asking.
+    pub fn ask_to_end(&self) -> Result<(), RunDirError> {
+        // 0 and what does not fit would be whole groups of processes.
+        let process = i32::try_from(self.pid).ok().filter(|pid| *pid > 0).map(Pid::from_raw);
+        match process.ok_or(Errno::EINVAL).and_then(|pid| kill(pid, Signal::SIGTERM)) {
+            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Err(errno) => Err(RunDirError { path: base().join(&self.session).join(RECORD), source: errno.into() }),
+        }
     }
 }
 
@@ -153,13 +212,84 @@ fn base() -> PathBuf {
 fn make_private(path: &Path) -> io::Result<()> {
     let parent = path.parent().unwrap_or(path);
     DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
-    let found = fs::symlink_metadata(parent)?;
-    if !found.is_dir() || found.uid() != nix::unistd::getuid().as_raw() {
-        return Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            format!("{} belongs to somebody else", parent.display()),
-        ));
-    }
+    require_own(parent)?;
     fs::set_permissions(parent, Permissions::from_mode(0o700))?;
     DirBuilder::new().mode(0o700).create(path)
+}
+
+fn require_own(directory: &Path) -> io::Result<()> {
+    let found = fs::symlink_metadata(directory)?;
+    if found.is_dir() && found.uid() == nix::unistd::getuid().as_raw() {
+        return Ok(());
+    }
+    let why = format!("{} is not a directory of this user", directory.display());
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::identity::Identity;
+
+    fn record(session: &str) -> SessionRecord {
+        SessionRecord {
+            session: session.into(),
+            pid: std::process::id(),
+            workload: "deployment/web".into(),
+            namespace: "staging".into(),
+            context: "dev".into(),
+            compose_project: None,
+        }
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_the_machines_fault_and_has_a_cure() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let error = RunDir::create_in(file.path(), &Identity::new().unwrap().id).unwrap_err();
+        assert_eq!(error.code(), Code::Host);
+        assert!(error.hint().is_some());
+    }
+
+    #[test]
+    fn a_session_is_seen_as_long_as_its_lock_is_held_and_no_longer() {
+        let base = tempfile::tempdir().unwrap();
+        let (alive, dead) = (base.path().join("alive"), base.path().join("dead"));
+        fs::create_dir(&alive).unwrap();
+        fs::create_dir(&dead).unwrap();
+        let lock = write_locked(&alive, &record("alive")).unwrap();
+        // What a crash leaves: the record of a process id that somebody may have.
+        drop(write_locked(&dead, &record("dead")).unwrap());
+        assert_eq!(sessions_in(base.path()).unwrap(), [record("alive")]);
+        drop(lock);
+        assert_eq!(sessions_in(base.path()).unwrap(), []);
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_hides_no_other_session() {
+        let base = tempfile::tempdir().unwrap();
+        let (bad, good) = (base.path().join("a"), base.path().join("b"));
+        fs::create_dir(&bad).unwrap();
+        fs::create_dir(&good).unwrap();
+        let _lock = write_locked(&good, &record("b")).unwrap();
+        fs::write(bad.join(RECORD), "{").unwrap();
+        let held = File::open(bad.join(RECORD)).unwrap();
+        held.lock().unwrap();
+        assert_eq!(sessions_in(base.path()).unwrap(), [record("b")]);
+    }
+
+    #[test]
+    fn a_directory_of_somebody_else_is_not_believed() {
+        let base = tempfile::tempdir().unwrap();
+        let link = base.path().join("link");
+        std::os::unix::fs::symlink("/", &link).unwrap();
+        assert_eq!(sessions_in(&link).unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        assert_eq!(sessions_in(&base.path().join("none")).unwrap(), []);
+    }
+
+    #[test]
+    fn a_record_that_names_a_group_of_processes_ends_none() {
+        for pid in [0, u32::MAX] {
+            SessionRecord { pid, ..record("x") }.ask_to_end().unwrap_err();
+        }
+    }
 }

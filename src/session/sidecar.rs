@@ -34,6 +34,14 @@ pub enum SidecarError {
     /// It hung up or spoke nonsense.
     #[error("the conversation with the sidecar failed")]
     Conversation(#[from] MessageError),
+    /// The kernel, or the engine, does not let it.
+    #[error("the sidecar cannot capture the container's traffic: {message}")]
+    CannotCapture {
+        /// Why.
+        message: String,
+        /// What to do about it.
+        cure: Option<String>,
+    },
     /// It cannot do what was asked.
     #[error("the sidecar failed: {0}")]
     Failed(String),
@@ -41,7 +49,10 @@ pub enum SidecarError {
 
 impl Explain for SidecarError {
     fn code(&self) -> Code {
-        Code::Tunnel
+        match self {
+            Self::CannotCapture { .. } => Code::Engine,
+            Self::Absent { .. } | Self::Conversation(_) | Self::Failed(_) => Code::Tunnel,
+        }
     }
 
     fn hint(&self) -> Option<String> {
@@ -49,6 +60,7 @@ impl Explain for SidecarError {
             Self::Absent { .. } | Self::Conversation(_) => {
                 Some("docker logs $(docker ps -aqf label=tpdocker.dev/role=sidecar | head -1)".into())
             }
+            Self::CannotCapture { cure, .. } => cure.clone(),
             Self::Failed(_) => None,
         }
     }
@@ -105,8 +117,7 @@ impl Sidecar {
         self.messages.send(&SidecarRequest::Configure(config)).await?;
         match self.reply().await? {
             SidecarReply::Configured => Ok(()),
-            SidecarReply::Error { message } => Err(SidecarError::Failed(message)),
-            SidecarReply::Status(_) | SidecarReply::Swapped => Err(out_of_turn()),
+            _ => Err(out_of_turn()),
         }
     }
 
@@ -115,8 +126,7 @@ impl Sidecar {
         self.messages.send(&SidecarRequest::SwapFiles(swap)).await?;
         match self.reply().await? {
             SidecarReply::Swapped => Ok(()),
-            SidecarReply::Error { message } => Err(SidecarError::Failed(message)),
-            SidecarReply::Status(_) | SidecarReply::Configured => Err(out_of_turn()),
+            _ => Err(out_of_turn()),
         }
     }
 
@@ -129,16 +139,51 @@ impl Sidecar {
     pub async fn status(&mut self) -> Result<SidecarStatus, SidecarError> {
         match self.reply().await? {
             SidecarReply::Status(status) => Ok(status),
-            SidecarReply::Error { message } => Err(SidecarError::Failed(message)),
-            SidecarReply::Configured | SidecarReply::Swapped => Err(out_of_turn()),
+            _ => Err(out_of_turn()),
         }
     }
 
+    /// What it answers, unless that it cannot.
     async fn reply(&mut self) -> Result<SidecarReply, SidecarError> {
-        self.messages.receive().await?.ok_or_else(|| SidecarError::Failed("it closed the connection".into()))
+        match self.messages.receive().await? {
+            None => Err(SidecarError::Failed("it closed the connection".into())),
+            Some(SidecarReply::Error { message }) => Err(SidecarError::Failed(message)),
+            Some(SidecarReply::CannotCapture { message, cure }) => Err(SidecarError::CannotCapture { message, cure }),
+            Some(reply) => Ok(reply),
+        }
     }
 }
 
 fn out_of_turn() -> SidecarError {
     SidecarError::Failed("answered out of turn".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_sidecar_that_cannot_capture_is_the_engines_failure_and_tells_the_cure() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("s");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let sidecar = async {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            assert_eq!(connection.read_u8().await.unwrap(), SIDECAR_CONTROL);
+            let mut messages = Messages::new(connection);
+            messages.receive::<SidecarRequest>().await.unwrap();
+            let (message, cure) = ("the kernel lacks redirection".to_owned(), Some("modprobe".to_owned()));
+            messages.send(&SidecarReply::CannotCapture { message, cure }).await.unwrap();
+        };
+        let configure = async { Sidecar::connect(&socket).await.unwrap().configure(SidecarConfig::default()).await };
+        let (error, ()) = tokio::join!(configure, sidecar);
+        let error = error.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the sidecar cannot capture the container's traffic: the kernel lacks redirection"
+        );
+        assert_eq!((error.code(), error.hint().as_deref()), (Code::Engine, Some("modprobe")));
+    }
 }

@@ -1,8 +1,8 @@
 //! The signals of the process as one stream, so that one loop can put them in order with everything else.
 
-use std::io;
-
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::error::HostError;
 
 /// A signal that somebody sent to this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,8 +60,11 @@ pub struct Signals {
 
 impl Signals {
     /// Takes the signals over.
-    pub fn take() -> io::Result<Self> {
-        let on = |received, kind| Ok::<_, io::Error>((received, signal(kind)?));
+    pub fn take() -> Result<Self, HostError> {
+        let on = |received, kind| match signal(kind) {
+            Ok(stream) => Ok((received, stream)),
+            Err(error) => Err(HostError::new("signals cannot be handled", error)),
+        };
         Ok(Self {
             streams: [
                 on(Received::Interrupt, SignalKind::interrupt())?,

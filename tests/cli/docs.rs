@@ -30,6 +30,18 @@ fn the_exit_codes_are_those_of_the_code() {
 }
 
 #[test]
+fn the_images_are_built_with_the_manifest_of_every_member() {
+    let manifest = include_str!("../../Cargo.toml");
+    let (_, members) = manifest.split_once("\nmembers = [").expect("the members");
+    let (members, _) = members.split_once(']').expect("their end");
+    let context = include_str!("../../.dockerignore");
+    for member in members.split(',').map(|member| member.trim().trim_matches('"')).filter(|member| !member.is_empty()) {
+        let kept = member.starts_with("sidecar") || context.contains(&format!("\n!{member}/Cargo.toml\n"));
+        assert!(kept, "cargo would miss it in images/: add to .dockerignore: !{member}/Cargo.toml");
+    }
+}
+
+#[test]
 fn exit_codes_are_distinct_and_ascend() {
     let numbers: Vec<u8> = Code::ALL.iter().map(|code| u8::from(*code)).collect();
     assert!(numbers.is_sorted_by(|a, b| a < b), "{numbers:?}");

@@ -79,11 +79,23 @@ fn an_argument_that_is_not_utf8_is_a_wrong_command_line() {
 }
 
 #[test]
-fn help_into_a_closed_pipe_is_no_error() {
-    let (reader, writer) = std::io::pipe().expect("a pipe");
-    drop(reader);
-    let status = command().args(["run", "--help"]).stdout(writer).status().expect("the binary runs");
-    assert!(status.success());
+fn a_result_into_a_closed_pipe_is_no_error() {
+    for args in [&["run", "--help"][..], &["version"], &["--version"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = command().args(args).stdout(writer).output().expect("the binary runs");
+        assert!(output.status.success(), "{args:?}: {}", told(&output));
+    }
+}
+
+#[test]
+fn a_result_that_cannot_be_written_is_said() {
+    for args in [&["run", "--help"][..], &["version"], &["image", "save"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a device that is full");
+        let output = command().args(args).stdout(full).output().expect("the binary runs");
+        assert_eq!(output.status.code(), Some(91), "{args:?}: {}", told(&output));
+        assert!(String::from_utf8_lossy(&output.stderr).contains("No space left on device"), "{}", told(&output));
+    }
 }
 
 #[test]

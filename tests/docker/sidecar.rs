@@ -3,9 +3,13 @@
 use std::path::Path;
 
 use tpdocker::docker::SidecarSpec;
+use tpdocker::error::{Code, Error};
+use tpdocker::image;
+use tpdocker::session::sidecar::Sidecar;
 use tpdocker::settings::{AppSpec, NetSpec, Publish};
 use tpdocker_protocol::addr::Transport;
-use tpdocker_protocol::contract::{LABEL_ROLE, SIDECAR_RUN_DIR};
+use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, SIDECAR_RUN_DIR, SIDECAR_SOCKET};
+use tpdocker_protocol::control::SidecarConfig;
 
 use crate::support::{Session, docker, reporter, shell};
 
@@ -41,6 +45,23 @@ async fn a_sidecar_has_two_capabilities_no_new_privileges_and_its_directory() {
         format!("{} {SIDECAR_RUN_DIR}", run_dir.path().display())
     );
     assert_eq!(inspect(&format!("{{{{index .Config.Labels {LABEL_ROLE:?}}}}}")), "sidecar");
+}
+
+#[tokio::test]
+async fn an_engine_that_gives_the_sidecar_too_few_rights_is_told_as_that() {
+    let Some(session) = Session::begin().await else { return };
+    session.engine.ensure_sidecar_image(&reporter()).await.unwrap();
+    let run_dir = tempfile::tempdir().unwrap();
+    let mount = format!("{}:{SIDECAR_RUN_DIR}:Z", run_dir.path().display());
+    let label = format!("{LABEL_SESSION}={}", session.id);
+    let image = image::sidecar().reference();
+    docker(&["run", "-d", "--cap-drop", "ALL", "--cap-add", "NET_RAW", "-l", &label, "-v", &mount, image]);
+    let mut sidecar = Sidecar::connect(&run_dir.path().join(SIDECAR_SOCKET)).await.unwrap();
+    let error = Error::from(sidecar.configure(SidecarConfig::default()).await.unwrap_err());
+    assert_eq!(error.code(), Code::Engine);
+    let told = error.chain().join(": ");
+    assert!(told.contains("capabilities NET_ADMIN and NET_RAW"), "{told}");
+    assert!(error.hint().is_some());
 }
 
 #[tokio::test]

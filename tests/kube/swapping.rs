@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
-use kube::api::{Patch, PatchParams};
+use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use tpdocker::cluster::swap::since_now;
 use tpdocker::cluster::{Cluster, ClusterError};
 use tpdocker::error::{Code, Explain as _};
+use tpdocker::output::{Audience, Console};
+use tpdocker::session::identity::Identity;
+use tpdocker::session::{Found, Session, proxy_of};
 use tpdocker_protocol::contract::ANNOTATION_SWAP;
 use tpdocker_protocol::control::SwapRecord;
 
@@ -136,6 +139,38 @@ async fn restoring_what_is_gone_does_nothing() {
         let mut reference = cluster.resolve(&target("web")).await.unwrap().reference;
         reference.name = "gone".into();
         assert_eq!(cluster.restore(&reference, None, |_| {}).await.unwrap().record, None);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_session_takes_its_proxy_along_when_its_record_or_the_workload_is_gone() {
+    in_namespace(|cluster| async move {
+        web(&cluster, 0).await;
+        let api: Api<Deployment> = Api::namespaced(cluster.client().clone(), cluster.namespace());
+        for workload_goes in [false, true] {
+            let workload = cluster.resolve(&target("web")).await.unwrap();
+            let identity = Identity::new().unwrap();
+            let (proxy, _) = proxy_of(&identity, &workload, Some("example.com/nobody/has/this:1")).unwrap();
+            let name = proxy.metadata.name.clone().unwrap();
+            let found = Found { cluster: cluster.clone(), workload };
+            let reporter = Console::new(Box::new(std::io::sink()), Audience::Pipe).reporter();
+            let session = Session::new(identity, found, proxy, None, reporter).unwrap();
+            session.begin().await.unwrap();
+            assert!(api.get_opt(&name).await.unwrap().is_some());
+
+            if workload_goes {
+                api.delete("web", &DeleteParams::background()).await.unwrap();
+                let gone =
+                    kube::runtime::wait::await_condition(api.clone(), "web", |it: Option<&Deployment>| it.is_none());
+                tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap().unwrap();
+            } else {
+                let patch = Patch::Merge(json!({ "metadata": { "annotations": { ANNOTATION_SWAP: null } } }));
+                api.patch("web", &PatchParams::default(), &patch).await.unwrap();
+            }
+            assert_eq!(session.end().await.unwrap().record, None);
+            assert!(api.get_opt(&name).await.unwrap().is_none(), "the proxy stays behind");
+        }
     })
     .await;
 }

@@ -160,6 +160,13 @@ pub enum SidecarReply {
     Swapped,
     /// What the sidecar is doing.
     Status(SidecarStatus),
+    /// Whatever was asked: traffic cannot be captured here, so there is no data plane that could do it.
+    CannotCapture {
+        /// Why, as a lowercase fragment, causes included.
+        message: String,
+        /// What somebody can do about it.
+        cure: Option<String>,
+    },
     /// The request failed.
     Error {
         /// Why, as a lowercase fragment.

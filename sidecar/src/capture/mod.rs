@@ -24,10 +24,15 @@
 
 mod captured;
 mod counters;
+#[doc(hidden)]
+pub mod foreign;
 mod injector;
+mod needs;
 pub(crate) mod netlink;
 pub(crate) mod nft;
 mod packet;
+#[cfg(test)]
+mod properties;
 mod queue;
 pub(crate) mod reactor;
 mod redirected;
@@ -44,6 +49,7 @@ pub use self::{
     captured::{Captured, CapturedPackets, HeldSyn, MAX_HELD_SYNS},
     counters::Counters,
     injector::Injector,
+    needs::Part,
     redirected::{Connection, Redirected},
     rules::MARK_DELIVERY,
 };
@@ -116,26 +122,22 @@ pub enum CaptureError {
     /// No `CAP_NET_ADMIN`, or no `CAP_NET_RAW`.
     #[error("capturing packets needs the capabilities NET_ADMIN and NET_RAW in the container's network namespace")]
     NotPermitted(#[source] io::Error),
-    /// Neither way of queueing is in the kernel.
-    #[error(
-        "the engine's kernel cannot queue packets: it has neither nft's queue (CONFIG_NFT_QUEUE, module nft_queue) nor \
-         iptables' NFQUEUE for nft (CONFIG_NFT_COMPAT and CONFIG_NETFILTER_XT_TARGET_NFQUEUE, modules nft_compat and \
-         xt_NFQUEUE)"
-    )]
-    NoQueueRule(#[source] io::Error),
-    /// The kernel has nobody to hand queued packets to.
-    #[error("the engine's kernel has no packet queue (CONFIG_NETFILTER_NETLINK_QUEUE, module nfnetlink_queue)")]
-    NoQueue(#[source] io::Error),
+    /// The kernel was built without something, or a module is not loaded.
+    #[error("the kernel lacks {}", needs::listed(parts))]
+    Missing {
+        /// What.
+        parts: Vec<Part>,
+        /// What it said.
+        source: io::Error,
+    },
     /// Another process has it.
     #[error("another process in the container's network namespace has taken packet queue 0 or 1")]
     QueueTaken(#[source] io::Error),
-    /// A rule or what it stands in.
-    #[error("the engine's kernel refused {step}, which needs {needs}")]
+    /// A rule or what it stands in, for a reason other than that something is missing.
+    #[error("the kernel refused {step}")]
     Rule {
         /// What was asked, as nft text.
         step: String,
-        /// Kernel options and their modules.
-        needs: String,
         /// Its answer.
         source: io::Error,
     },
@@ -219,16 +221,14 @@ impl Rules {
     /// Probes for nft's queue first, then for iptables'. A kernel refuses a transaction as a whole, so what it refuses
     /// leaves no trace.
     fn install(mut self) -> Result<Self, CaptureError> {
-        for (kind, expression) in [(QueueKind::Nft, "queue"), (QueueKind::Xt, "target")] {
-            self.queue = kind;
-            match self.commit(kind, &self.config)? {
-                Ok(()) => return Ok(self),
-                Err(refusal) if !refusal.expressions.contains(&expression) => return Err(rule_error(refusal)),
-                Err(refusal) if kind == QueueKind::Xt => return Err(CaptureError::NoQueueRule(refusal.source)),
-                Err(refusal) => tracing::debug!(error = %refusal.source, "no nft queue, trying xt NFQUEUE"),
-            }
+        let mut outcome = self.commit(self.queue, &self.config)?;
+        if outcome.as_ref().is_err_and(lacks_queue_rule) {
+            tracing::debug!("no nft queue, trying xt NFQUEUE");
+            self.queue = QueueKind::Xt;
+            outcome = self.commit(self.queue, &self.config)?;
         }
-        unreachable!("the last kind returns")
+        outcome.map_err(rule_error)?;
+        Ok(self)
     }
 
     fn commit(&self, queue: QueueKind, config: &CaptureConfig) -> Result<Result<(), Refusal>, CaptureError> {
@@ -260,24 +260,40 @@ fn queue_error(source: io::Error) -> CaptureError {
     match source.raw_os_error().map(OsErrno::from_raw) {
         Some(OsErrno::EPERM | OsErrno::EACCES) => CaptureError::NotPermitted(source),
         Some(OsErrno::EBUSY) => CaptureError::QueueTaken(source),
-        Some(OsErrno::EPROTONOSUPPORT | OsErrno::EOPNOTSUPP | OsErrno::EINVAL) => CaptureError::NoQueue(source),
+        Some(OsErrno::EPROTONOSUPPORT) => CaptureError::Missing { parts: vec![needs::NETLINK], source },
+        // Netfilter's answer for a subsystem that it does not have.
+        Some(OsErrno::EOPNOTSUPP | OsErrno::EINVAL) => {
+            CaptureError::Missing { parts: vec![needs::PACKET_QUEUE], source }
+        }
         _ => CaptureError::Io { action: "bind the packet queue", source },
     }
 }
 
+fn lacks_queue_rule(refusal: &Refusal) -> bool {
+    refusal.lacking.iter().any(|piece| needs::part_of(*piece) == Some(needs::QUEUE_RULE))
+}
+
 fn rule_error(refusal: Refusal) -> CaptureError {
-    let Refusal { step, expressions, source } = refusal;
+    let Refusal { step, lacking, source } = refusal;
     if source.raw_os_error() == Some(OsErrno::EPERM as i32) {
         return CaptureError::NotPermitted(source);
     }
-    let mut needs =
-        vec!["nf_tables with IPv4, IPv6 and nat (CONFIG_NF_TABLES, CONFIG_NF_TABLES_IPV4, _IPV6, CONFIG_NFT_NAT)"];
-    needs.extend(expressions.iter().filter_map(|name| match *name {
-        "ct" | "notrack" => Some("connection tracking (CONFIG_NFT_CT, module nft_ct)"),
-        "nat" => Some("address translation (CONFIG_NFT_NAT, module nft_nat)"),
-        "redir" => Some("redirection (CONFIG_NFT_REDIR, module nft_redir)"),
-        "reject" => Some("rejection (CONFIG_NFT_REJECT_IPV4 and _IPV6, modules nft_reject_ipv4 and nft_reject_ipv6)"),
-        _ => None,
-    }));
-    CaptureError::Rule { step, needs: needs.join(", "), source }
+    let mut parts: Vec<Part> = lacking.into_iter().filter_map(needs::part_of).collect();
+    parts.dedup();
+    if parts.is_empty() { CaptureError::Rule { step, source } } else { CaptureError::Missing { parts, source } }
+}
+
+impl CaptureError {
+    /// What somebody can do about it: a command to paste, or a sentence.
+    pub fn cure(&self) -> Option<String> {
+        match self {
+            Self::Missing { parts, .. } => Some(needs::cure(parts)),
+            Self::NotPermitted(_) => Some(
+                "let the engine give containers NET_ADMIN and NET_RAW: an authorization plugin, a security profile or \
+                 the engine's own configuration takes them away"
+                    .to_owned(),
+            ),
+            _ => None,
+        }
+    }
 }

@@ -94,7 +94,7 @@ fn parse_v6(packet: &[u8]) -> Result<Transport<'_>, Unreadable> {
     let [source, destination] = [array_at(packet, 8)?, array_at(packet, 24)?].map(|a: [u8; 16]| IpAddr::from(a));
     let mut next = packet[6];
     let mut rest = packet.get(40..).ok_or(Unreadable::Truncated)?;
-    for _ in 0..MAX_EXTENSION_HEADERS {
+    for _ in 0..=MAX_EXTENSION_HEADERS {
         match next {
             // Hop-by-hop options, routing, destination options.
             0 | 43 | 60 => {

@@ -27,6 +27,8 @@ const CONFIG_COMMAND: u16 = 1;
 const CONFIG_PARAMS: u16 = 2;
 const CONFIG_MAX_LENGTH: u16 = 3;
 const COMMAND_BIND: u8 = 1;
+/// `NFQNL_CFG_CMD_PF_BIND`, which has long had no effect.
+const COMMAND_NOTHING: u8 = 3;
 const COPY_PACKET: u8 = 2;
 
 const ATTR_PACKET_HEADER: u16 = 1;
@@ -106,9 +108,9 @@ impl Queue {
             let answer = netlink::messages(datagram).find(|message| message.kind == netlink::ERROR);
             queue.ready.extend(packets(datagram));
             match answer.map(|answer| answer.error()) {
-                // The kernel's word for a queue that belongs to another socket.
+                // The kernel's word for a queue that belongs to another socket, too.
                 Some(Some(error)) if error.kind() == io::ErrorKind::PermissionDenied => {
-                    return Err(OsErrno::EBUSY.into());
+                    return Err(if takes_orders(queue.socket.get_ref())? { OsErrno::EBUSY.into() } else { error });
                 }
                 Some(Some(error)) => return Err(error),
                 Some(None) => return Ok(queue),
@@ -178,6 +180,19 @@ impl Verdicts {
     }
 }
 
+/// Whether the kernel takes orders from this process, of whichever queue: it judges the right before the order.
+fn takes_orders(socket: &Socket) -> io::Result<bool> {
+    let mut order = Vec::new();
+    netlink::put_message(&mut order, SUBSYSTEM << 8 | CONFIG, REQUEST | ACK, 0, |out| {
+        netlink::put_nfgenmsg(out, 0, 0);
+        netlink::put(out, CONFIG_COMMAND, &[COMMAND_NOTHING, 0, 0, 0]);
+    });
+    socket.send(&order)?;
+    let mut buffer = [0; 1024];
+    let answer = netlink::messages(socket.recv(&mut buffer)?).find_map(|message| message.error());
+    Ok(answer.is_none_or(|error| error.kind() != io::ErrorKind::PermissionDenied))
+}
+
 /// One message that binds and sets everything, so that no packet comes in between under other settings.
 fn config(spec: QueueSpec) -> Vec<u8> {
     let mut out = Vec::new();
@@ -192,7 +207,7 @@ fn config(spec: QueueSpec) -> Vec<u8> {
 }
 
 /// The packets in a datagram of the kernel.
-fn packets(datagram: &[u8]) -> Vec<Packet> {
+pub(crate) fn packets(datagram: &[u8]) -> Vec<Packet> {
     netlink::messages(datagram)
         .filter(|message| message.kind == SUBSYSTEM << 8 | PACKET)
         .filter_map(|message| packet(message.body))

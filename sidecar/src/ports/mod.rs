@@ -25,6 +25,7 @@ use std::{
 use tokio::time::{Interval, MissedTickBehavior};
 use tpdocker_protocol::addr::{Listener, Port, Scope, Transport};
 
+pub(crate) use self::sockets::sockets_in;
 use self::sockets::{Bound, Source};
 
 const EPHEMERAL: &str = "/proc/sys/net/ipv4/ip_local_port_range";

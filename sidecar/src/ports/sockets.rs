@@ -142,6 +142,13 @@ fn socket_of(body: &[u8], transport: Transport) -> Option<Bound> {
     (peer_port == 0).then_some(Bound { transport, address, port, v6_only, inode })
 }
 
+/// How many sockets a datagram of anybody tells of: for the fuzz target.
+pub(crate) fn sockets_in(datagram: &[u8]) -> usize {
+    let mut bound = Vec::new();
+    let _whatever = read_piece(datagram, Transport::Tcp, &mut bound);
+    bound.len()
+}
+
 // === /proc ===
 
 fn read_proc() -> io::Result<Vec<Bound>> {

@@ -58,8 +58,14 @@ pub struct Sidecar {
 }
 
 impl Sidecar {
-    /// Starts `tpdocker-sidecar hold` where `/run/tpdocker`, `resolv.conf` and `hosts` are mounts, as under Docker.
+    /// Starts `tpdocker-sidecar hold` where `/run/tpdocker`, `resolv.conf` and `hosts` are mounts, and with the two
+    /// capabilities that it has, as under Docker.
     pub fn start() -> Self {
+        Self::start_with("+net_admin,+net_raw")
+    }
+
+    /// The same with these capabilities, as setpriv(1) takes them, and no others.
+    pub fn start_with(capabilities: &str) -> Self {
         let namespace = Arc::new(Namespace::new());
         // A way out, so that what is not captured would leave: into the void, here.
         namespace.ip("link add eth0 type veth peer name void0");
@@ -73,10 +79,11 @@ impl Sidecar {
         std::fs::create_dir(files.path().join("run")).unwrap();
         let script = "mount --bind $DIR/resolv.conf /etc/resolv.conf && mount --bind $DIR/hosts /etc/hosts \
                       && mount -t tmpfs none /run && mkdir /run/tpdocker && mount --bind $DIR/run /run/tpdocker \
-                      && exec $SIDECAR hold --log debug";
+                      && exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all,$CAPABILITIES \
+                      -- $SIDECAR hold --log debug";
         let mut command = Command::new("unshare");
         command.args(["--mount", "sh", "-c", script]).env("DIR", files.path());
-        command.env("SIDECAR", env!("CARGO_BIN_EXE_tpdocker-sidecar"));
+        command.env("CAPABILITIES", capabilities).env("SIDECAR", env!("CARGO_BIN_EXE_tpdocker-sidecar"));
         let holder = namespace.run(|| command.spawn()).unwrap();
         let sidecar = Self { namespace, files, holder };
         eventually("the data plane listens", || std::os::unix::net::UnixStream::connect(sidecar.socket()).ok());

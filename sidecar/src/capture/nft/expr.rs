@@ -278,6 +278,12 @@ pub(crate) fn xt_nfqueue(number: u16, bypass: bool) -> Expr {
     })
 }
 
+/// What no kernel has.
+#[cfg(test)]
+pub(crate) fn unheard_of() -> Expr {
+    Expr::new("tpdocker_unheard_of", |_| ())
+}
+
 #[cfg(test)]
 mod tests {
     use super::{super::super::netlink::attributes, *};

@@ -4,8 +4,12 @@
 //! transaction, is either in force as a whole or not at all.
 
 pub(crate) mod expr;
+mod probe;
 
-use std::{fmt, io};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+};
 
 use nix::sys::socket::SockProtocol;
 
@@ -25,7 +29,7 @@ const NEW_RULE: u16 = 6;
 const ACKNOWLEDGEMENTS: usize = 4 << 20;
 
 /// Address family of a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Family {
     /// `ip`
     Ip,
@@ -101,14 +105,25 @@ pub(crate) struct Table {
     pub(crate) chains: Vec<Chain>,
 }
 
+/// A piece of `nf_tables` that a kernel has or lacks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Piece {
+    /// All of it.
+    Tables,
+    /// Base chains of this type.
+    Chain(Family, &'static str),
+    /// The expression of this name.
+    Expression(Family, &'static str),
+}
+
 /// What the kernel did not take.
 #[derive(Debug, thiserror::Error)]
 #[error("the kernel refused {step}")]
 pub(crate) struct Refusal {
-    /// What was asked, as nft text.
+    /// The first thing that was refused, as nft text.
     pub(crate) step: String,
-    /// Names of the expressions of the rule, empty if it was not a rule.
-    pub(crate) expressions: Vec<&'static str>,
+    /// Everything in the transaction that the kernel does not have; empty if it refused for another reason.
+    pub(crate) lacking: BTreeSet<Piece>,
     /// Why.
     pub(crate) source: io::Error,
 }
@@ -125,13 +140,22 @@ pub(crate) fn replace(tables: &[Table]) -> Result<(), Refusal> {
 /// A transaction in the making. The sequence number of a message is its index in `steps`.
 struct Batch {
     bytes: Vec<u8>,
-    steps: Vec<(String, Vec<&'static str>)>,
+    steps: Vec<Step>,
+}
+
+/// What a message of a transaction asks for: its nft text, and what the kernel needs for it.
+type Step = (String, Option<Asked>);
+
+#[derive(Debug, Clone)]
+enum Asked {
+    Piece(Piece),
+    Rule(Family, Vec<Expr>),
 }
 
 impl Batch {
     fn begin() -> Self {
         let mut batch = Self { bytes: Vec::new(), steps: Vec::new() };
-        batch.edge(BATCH_BEGIN, "the transaction");
+        batch.edge(BATCH_BEGIN);
         batch
     }
 
@@ -141,40 +165,64 @@ impl Batch {
         for (kind, verb) in [(NEW_TABLE, "add"), (DELETE_TABLE, "delete"), (NEW_TABLE, "add")] {
             let flags = if kind == NEW_TABLE { CREATE } else { 0 };
             let step = format!("`{verb} table {family} {name}`");
-            self.step(step, Vec::new(), kind, flags, *family, |out| netlink::put_text(out, 1, name));
+            self.step(step, Some(Asked::Piece(Piece::Tables)), kind, flags, *family, |out| {
+                netlink::put_text(out, 1, name);
+            });
         }
         for chain in chains {
             let step = format!("`add chain {family} {name} {}`", chain.name);
-            self.step(step, Vec::new(), NEW_CHAIN, CREATE, *family, |out| put_chain(out, name, chain));
+            let asked = chain.base.map(|base| Asked::Piece(Piece::Chain(*family, base.kind)));
+            self.step(step, asked, NEW_CHAIN, CREATE, *family, |out| put_chain(out, name, chain));
         }
         for chain in chains {
             for rule in &chain.rules {
                 let step = format!("`add rule {family} {name} {} {}`", chain.name, rule.text);
-                let names = rule.exprs.iter().map(|expr| expr.name).collect();
-                self.step(step, names, NEW_RULE, CREATE | APPEND, *family, |out| {
-                    netlink::put_text(out, 1, name);
-                    netlink::put_text(out, 2, chain.name);
-                    netlink::put_nested(out, 4, |out| rule.exprs.iter().for_each(|expr| expr.put(out)));
-                });
+                let asked = Asked::Rule(*family, rule.exprs.clone());
+                self.rule(step, Some(asked), *family, [name, chain.name], &rule.exprs);
             }
         }
     }
 
     fn commit(mut self) -> Result<(), Refusal> {
-        self.edge(BATCH_END, "the end of the transaction");
-        let answers = self.exchange().map_err(|source| self.refusal(0, source))?;
-        match answers.into_iter().min_by_key(|(sequence, _)| *sequence) {
-            Some((sequence, source)) => Err(self.refusal(sequence, source)),
+        let mut refused = match self.finish() {
+            Ok(refused) => refused,
+            Err(source) => BTreeMap::from([(0, source)]),
+        };
+        let lacking = self.lacking(&refused);
+        match refused.pop_first() {
+            Some((sequence, source)) => Err(Refusal { step: self.step_of(sequence).0, lacking, source }),
             None => Ok(()),
         }
     }
 
-    /// The errors among the kernel's answers.
-    fn exchange(&self) -> io::Result<Vec<(u32, io::Error)>> {
+    /// What the kernel has said that it does not have.
+    fn lacking(&self, refused: &BTreeMap<u32, io::Error>) -> BTreeSet<Piece> {
+        let mut lacking = BTreeSet::new();
+        let mut rules = Vec::new();
+        for (sequence, _) in refused.iter().filter(|(_, error)| probe::is_absence(error)) {
+            match self.step_of(*sequence).1 {
+                Some(Asked::Piece(piece)) => _ = lacking.insert(piece),
+                Some(Asked::Rule(family, exprs)) => rules.push((family, exprs)),
+                None => {}
+            }
+        }
+        if !rules.is_empty() {
+            match probe::unknown(&rules) {
+                Ok(unknown) => lacking.extend(unknown),
+                Err(error) => tracing::warn!(%error, "cannot find out which part of the rules the kernel lacks"),
+            }
+        }
+        lacking
+    }
+
+    /// Sends the transaction; gives the errors among the kernel's answers, by sequence number. It answers for each
+    /// step, also for those after the first that it refuses.
+    fn finish(&mut self) -> io::Result<BTreeMap<u32, io::Error>> {
+        self.edge(BATCH_END);
         let socket = Socket::open(SockProtocol::NetlinkNetFilter)?;
         socket.set_receive_buffer(ACKNOWLEDGEMENTS)?;
         socket.send(&self.bytes)?;
-        let mut errors = Vec::new();
+        let mut errors = BTreeMap::new();
         let mut buffer = vec![0; 1 << 16];
         loop {
             match socket.recv(&mut buffer) {
@@ -189,28 +237,35 @@ impl Batch {
         }
     }
 
-    fn refusal(&self, sequence: u32, source: io::Error) -> Refusal {
+    fn step_of(&self, sequence: u32) -> Step {
         let index = usize::try_from(sequence).unwrap_or(usize::MAX);
-        let (step, expressions) = self.steps.get(index).cloned().unwrap_or_default();
-        Refusal { step, expressions, source }
+        self.steps.get(index).cloned().unwrap_or_default()
     }
 
     fn sequence(&self) -> u32 {
         u32::try_from(self.steps.len()).expect("a batch has a few hundred messages")
     }
 
-    fn edge(&mut self, kind: u16, name: &str) {
+    fn edge(&mut self, kind: u16) {
         let sequence = self.sequence();
         netlink::put_message(&mut self.bytes, kind, REQUEST, sequence, |out| {
             netlink::put_nfgenmsg(out, 0, SUBSYSTEM);
         });
-        self.steps.push((name.to_owned(), Vec::new()));
+        self.steps.push(("the transaction".to_owned(), Some(Asked::Piece(Piece::Tables))));
+    }
+
+    fn rule(&mut self, text: String, asked: Option<Asked>, family: Family, [table, chain]: [&str; 2], exprs: &[Expr]) {
+        self.step(text, asked, NEW_RULE, CREATE | APPEND, family, |out| {
+            netlink::put_text(out, 1, table);
+            netlink::put_text(out, 2, chain);
+            netlink::put_nested(out, 4, |out| exprs.iter().for_each(|expr| expr.put(out)));
+        });
     }
 
     fn step(
         &mut self,
         text: String,
-        expressions: Vec<&'static str>,
+        asked: Option<Asked>,
         kind: u16,
         flags: u16,
         family: Family,
@@ -221,7 +276,7 @@ impl Batch {
             netlink::put_nfgenmsg(out, family.code(), 0);
             fill(out);
         });
-        self.steps.push((text, expressions));
+        self.steps.push((text, asked));
     }
 }
 
@@ -255,15 +310,15 @@ mod tests {
         let chain = Chain { name: "c", base: Some(base), rules: vec![rule] };
         let mut batch = Batch::begin();
         batch.replace(&Table { family: Family::Ip6, name: "t", chains: vec![chain] });
-        batch.edge(BATCH_END, "end");
+        batch.edge(BATCH_END);
         let messages: Vec<_> = netlink::messages(&batch.bytes).collect();
         let kinds: Vec<_> = messages.iter().map(|message| message.kind).collect();
         assert_eq!(kinds, [0x10, 0xa00, 0xa02, 0xa00, 0xa03, 0xa06, 0x11]);
         assert!(messages.iter().zip(0..).all(|(message, sequence)| message.sequence == sequence));
-        let refusal = batch.refusal(5, io::Error::from_raw_os_error(2));
-        assert_eq!(refusal.to_string(), "the kernel refused `add rule ip6 t c meta mark 1 accept`");
-        assert_eq!(refusal.expressions, ["meta", "cmp", "immediate"]);
-        assert!(batch.refusal(99, io::Error::from_raw_os_error(2)).step.is_empty());
+        let (text, asked) = batch.step_of(5);
+        assert_eq!(text, "`add rule ip6 t c meta mark 1 accept`");
+        assert!(matches!(asked, Some(Asked::Rule(Family::Ip6, exprs)) if exprs.len() == 3));
+        assert!(batch.step_of(99).0.is_empty());
     }
 
     #[test]
