@@ -1,0 +1,97 @@
+//! What all rows share: the targets, the pod's identity, and the one way to say something.
+
+use std::env;
+use std::io::{self, Write};
+use std::net::IpAddr;
+
+use serde_json::json;
+
+use crate::said;
+use crate::targets::Targets;
+
+/// The pod's own address, by the downward API.
+const POD_IP: &str = "POD_IP";
+/// The pod's own name, by the downward API.
+const POD_NAME: &str = "POD_NAME";
+/// The pod's own id, by the downward API.
+const POD_UID: &str = "POD_UID";
+
+pub struct Context {
+    pub targets: Targets,
+    /// The pod's address. Without one, no address at all: then its rows say so by themselves.
+    pub pod_ip: Option<IpAddr>,
+    /// What stands for texts that differ from pod to pod, or from cluster to cluster.
+    placeholders: Vec<(String, String)>,
+    /// Something that only this process knows.
+    pub nonce: String,
+}
+
+// === impl Context ===
+
+impl Context {
+    pub fn new(targets: Targets) -> Self {
+        let of_pod = [POD_IP, POD_NAME, POD_UID].map(|name| (env::var(name).unwrap_or_default(), format!("<{name}>")));
+        let peers = targets.peers.iter().enumerate().map(|(at, ip)| (ip.to_string(), format!("<PEER_{}>", at + 1)));
+        let services = [(targets.peer_service, "PEER_SERVICE"), (targets.own_service, "OWN_SERVICE")];
+        let services = services.map(|(ip, name)| (ip.to_string(), format!("<{name}>")));
+        let placeholders = of_pod.into_iter().chain(peers).chain(services).filter(|(text, _)| !text.is_empty());
+        let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos());
+        Self {
+            placeholders: placeholders.collect(),
+            pod_ip: env::var(POD_IP).ok().and_then(|text| text.parse().ok()),
+            nonce: format!("{nanos}-{}", std::process::id()),
+            targets,
+        }
+    }
+
+    /// The first of the pods that answer.
+    pub fn peer(&self) -> IpAddr {
+        self.targets.peers[0]
+    }
+
+    /// Carries out one row and prints it.
+    pub fn row(&self, name: &str, carry_out: impl FnOnce() -> io::Result<String>) {
+        self.says(name, &said::of(carry_out()));
+    }
+
+    /// Prints one row.
+    pub fn says(&self, name: &str, text: &str) {
+        let line = json!({"row": name, "says": self.normal(text)});
+        let mut out = io::stdout().lock();
+        if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
+            eprintln!("probe: {name}: {error}");
+        }
+    }
+
+    /// The text with placeholders where they stand for whole words.
+    pub fn normal(&self, text: &str) -> String {
+        self.placeholders.iter().fold(text.to_owned(), |text, (from, to)| replace_words(&text, from, to))
+    }
+}
+
+/// Replaces `from` where no letter or digit is next to it: 10.0.0.1 is no part of 10.0.0.12.
+fn replace_words(text: &str, from: &str, to: &str) -> String {
+    let (mut out, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find(from) {
+        let (before, behind) = (&rest[..at], &rest[at + from.len()..]);
+        let joined = |neighbour: Option<char>| neighbour.is_some_and(char::is_alphanumeric);
+        let left = before.chars().next_back().or_else(|| out.chars().next_back());
+        out.push_str(before);
+        out.push_str(if joined(left) || joined(behind.chars().next()) { from } else { to });
+        rest = behind;
+    }
+    out + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_whole_words_are_replaced() {
+        let replaced = |text| replace_words(text, "10.0.0.1", "<IP>");
+        assert_eq!(replaced("10.0.0.1 10.0.0.12 110.0.0.1 [10.0.0.1]:80"), "<IP> 10.0.0.12 110.0.0.1 [<IP>]:80");
+        assert_eq!(replaced("10.0.0.110.0.0.1"), "10.0.0.110.0.0.1");
+        assert_eq!(replaced("nothing"), "nothing");
+    }
+}

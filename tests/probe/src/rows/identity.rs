@@ -1,0 +1,38 @@
+//! Who the process is: host name, files of names, user.
+
+use std::fs;
+use std::net::UdpSocket;
+
+use nix::unistd;
+
+use crate::context::Context;
+use crate::said;
+
+pub fn run(context: &Context) {
+    for name in ["resolv.conf", "hosts", "hostname"] {
+        context.row(&format!("identity/{name}"), || Ok(format!("{:?}", fs::read_to_string(format!("/etc/{name}"))?)));
+    }
+    context.row("identity/host-name", || Ok(unistd::gethostname()?.to_string_lossy().into_owned()));
+    context.row("identity/domain-name", || fs::read_to_string("/proc/sys/kernel/domainname"));
+    context.row("identity/has-the-pods-address", || {
+        let addresses: Vec<_> = nix::ifaddrs::getifaddrs()?.filter_map(|it| it.address).collect();
+        let ours = addresses.iter().filter_map(|address| Some(address.as_sockaddr_in()?.ip().into()));
+        Ok(if ours.into_iter().any(|ip| Some(ip) == context.pod_ip) { "yes" } else { "no" }.to_owned())
+    });
+    // What libraries do that want to know "my address".
+    context.row("identity/address-towards-the-cluster", || {
+        let socket = UdpSocket::bind((said::any(context.peer()), 0))?;
+        socket.connect((context.peer(), 1))?;
+        Ok(socket.local_addr()?.ip().to_string())
+    });
+    context.row("identity/user", || Ok(format!("{}:{}", unistd::getuid(), unistd::getgid())));
+    context.row("identity/groups", || {
+        let mut groups: Vec<u32> = unistd::getgroups()?.into_iter().map(unistd::Gid::as_raw).collect();
+        groups.sort_unstable();
+        Ok(format!("{groups:?}"))
+    });
+    context.row("identity/working-directory", || Ok(std::env::current_dir()?.display().to_string()));
+    context.row("identity/may-bind-a-low-port", || {
+        std::net::TcpListener::bind((said::any(context.peer()), 1)).map(|_| "yes".to_owned())
+    });
+}
