@@ -4,7 +4,17 @@
 #[allow(dead_code, reason = "shared with the runner, which prints as well")]
 mod compare;
 
-use compare::{Declared, Report, Verdict, compare, table};
+use compare::{Declared, Report, Verdict, compare};
+
+/// The declared differences as the documentation shows them.
+fn table(declared: &[Declared]) -> String {
+    let cell = |text: Option<&String>| text.map_or_else(|| "no such row".to_owned(), |text| text.replace('|', "\\|"));
+    let rows = declared.iter().map(|it| {
+        let (pod, laptop) = (cell(it.in_the_pod.as_ref()), cell(it.on_the_laptop.as_ref()));
+        format!("| `{}` | {pod} | {laptop} | {} |\n", it.row, it.reason)
+    });
+    "| row | in the pod | on the laptop | why |\n|---|---|---|---|\n".to_owned() + &rows.collect::<String>()
+}
 
 fn report(rows: &[(&str, &str)]) -> Report {
     rows.iter().map(|(row, says)| ((*row).to_owned(), (*says).to_owned())).collect()

@@ -46,6 +46,8 @@ pub struct Compared {
     pub on_the_laptop: Option<String>,
     /// Whether that is well.
     pub verdict: Verdict,
+    /// Why it is, where a difference is declared.
+    pub reason: Option<String>,
 }
 
 // === impl Verdict ===
@@ -74,23 +76,15 @@ pub fn compare(pod: &Report, laptop: &Report, declared: &[Declared]) -> Vec<Comp
     names.dedup();
     let rows = names.into_iter().map(|row| {
         let (in_the_pod, on_the_laptop) = (pod.get(row).cloned(), laptop.get(row).cloned());
-        let verdict = match declared.iter().find(|it| it.row == *row) {
+        let known = declared.iter().find(|it| it.row == *row);
+        let verdict = match known {
             Some(_) if in_the_pod == on_the_laptop => Verdict::NoLonger,
             Some(it) if it.in_the_pod == in_the_pod && it.on_the_laptop == on_the_laptop => Verdict::Declared,
             None if in_the_pod == on_the_laptop => Verdict::Same,
             _ => Verdict::Different,
         };
-        Compared { row: row.clone(), in_the_pod, on_the_laptop, verdict }
+        let reason = known.map(|it| it.reason.clone());
+        Compared { row: row.clone(), in_the_pod, on_the_laptop, verdict, reason }
     });
     rows.collect()
-}
-
-/// The declared differences as the documentation shows them.
-pub fn table(declared: &[Declared]) -> String {
-    let cell = |text: Option<&String>| text.map_or_else(|| "no such row".to_owned(), |text| text.replace('|', "\\|"));
-    let rows = declared.iter().map(|it| {
-        let (pod, laptop) = (cell(it.in_the_pod.as_ref()), cell(it.on_the_laptop.as_ref()));
-        format!("| `{}` | {pod} | {laptop} | {} |\n", it.row, it.reason)
-    });
-    "| row | in the pod | on the laptop | why |\n|---|---|---|---|\n".to_owned() + &rows.collect::<String>()
 }

@@ -16,7 +16,7 @@ use std::fs;
 use std::process::{Command, ExitCode};
 use std::thread;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use compare::{Compared, Declared, Report, Verdict, compare};
 use place::{GLIBC_IMAGE, IMAGE, NAMESPACE, Place, kubectl_command};
@@ -36,8 +36,15 @@ fn main() -> ExitCode {
     place::images();
     let outcome = {
         let place = Place::make();
-        let targets = place.targets().to_string();
-        in_the_pod(&place, &targets).and_then(|pod| Ok((pod, on_the_laptop(&place, &targets)?)))
+        let targets = Place::targets();
+        // The connection that is idle for minutes is so in another pod, beside all the rest.
+        thread::scope(|scope| {
+            let idle = scope.spawn(|| idle_in_a_pod(&targets));
+            let pod = in_the_pod(&place, &targets)?;
+            let laptop = on_the_laptop(&place, &targets)?;
+            let idle = idle.join().expect("the idle row is read")?;
+            Ok::<_, String>((pod.into_iter().chain(idle).collect(), laptop))
+        })
     };
     match outcome {
         Ok((pod, laptop)) => tell(&compare(&pod, &laptop, &declared)),
@@ -48,22 +55,29 @@ fn main() -> ExitCode {
     }
 }
 
-fn in_the_pod(place: &Place, targets: &str) -> Result<Report, String> {
-    let exec = |workload: &str, container: &str, command: &[&str]| {
-        let mut kubectl = kubectl_command();
-        kubectl.args(["exec", workload, "-c", container, "--"]).args(command);
-        kubectl
-    };
+fn exec(workload: &str, container: &str, command: &[&str]) -> Command {
+    let mut kubectl = kubectl_command();
+    kubectl.args(["exec", workload, "-c", container, "--"]).args(command);
+    kubectl
+}
+
+fn idle_in_a_pod(targets: &Value) -> Result<Report, String> {
+    let mut probe = exec("pod/db-0", "db", &["/probe", "idle", &targets.to_string()]);
+    process::rows("in a pod, idle", &mut probe, || {})
+}
+
+fn in_the_pod(place: &Place, targets: &Value) -> Result<Report, String> {
+    let mut targets = targets.clone();
+    targets["idle_too"] = false.into();
     both(
         place,
         "in the pod",
-        1,
-        exec("deployment/subject", "subject", &["/probe", "rows", targets]),
+        exec("deployment/subject", "subject", &["/probe", "rows", &targets.to_string()]),
         exec("deployment/glibc", "glibc", &["python3", "-c", SCRIPT, NAMESPACE, place::DATABASE]),
     )
 }
 
-fn on_the_laptop(place: &Place, targets: &str) -> Result<Report, String> {
+fn on_the_laptop(place: &Place, targets: &Value) -> Result<Report, String> {
     // As it was when the pod was probed.
     place.change_live(0);
     let run = |swap: &str, rest: &[&str]| {
@@ -71,20 +85,19 @@ fn on_the_laptop(place: &Place, targets: &str) -> Result<Report, String> {
         tpdocker.args(rest).env("XDG_RUNTIME_DIR", place.directory.path());
         tpdocker
     };
+    let script = ["--entrypoint", "python3", GLIBC_IMAGE, "-c", SCRIPT, NAMESPACE, place::DATABASE];
     both(
         place,
         "on the laptop",
-        1,
-        run("subject", &[IMAGE, "rows", targets]),
-        run("deployment/glibc", &["--entrypoint", "python3", GLIBC_IMAGE, "-c", SCRIPT, NAMESPACE, place::DATABASE]),
+        run("subject", &[IMAGE, "rows", &targets.to_string()]),
+        run("deployment/glibc", &script),
     )
 }
 
-/// The probe and the script at once; `value` is what the live file becomes.
-fn both(place: &Place, at: &str, value: usize, mut probe: Command, mut script: Command) -> Result<Report, String> {
+/// The probe and the script at once.
+fn both(place: &Place, at: &str, mut probe: Command, mut script: Command) -> Result<Report, String> {
     let (probe, script) = thread::scope(|scope| {
-        let probe =
-            scope.spawn(move || process::rows(&format!("{at}, static"), &mut probe, || place.change_live(value)));
+        let probe = scope.spawn(move || process::rows(&format!("{at}, static"), &mut probe, || place.change_live(1)));
         let script = process::rows(&format!("{at}, glibc"), &mut script, || {});
         (probe.join().expect("the probe's rows are read"), script)
     });
@@ -109,9 +122,12 @@ fn tell(rows: &[Compared]) -> ExitCode {
         let (pod, laptop) = (cut(each.in_the_pod.as_ref(), COLUMN), cut(each.on_the_laptop.as_ref(), COLUMN));
         println!("{row:<COLUMN$}  {pod:<COLUMN$}  {laptop:<COLUMN$}  {}", each.verdict.word());
     }
-    for each in rows.iter().filter(|each| !each.verdict.is_fine()) {
+    for each in rows.iter().filter(|each| each.verdict != Verdict::Same) {
         let say = |text: &Option<String>| text.clone().unwrap_or_else(|| "(no such row)".to_owned());
         println!("\n{}: {}", each.verdict.word(), each.row);
+        if let Some(reason) = &each.reason {
+            println!("  {reason}");
+        }
         println!("  in the pod:    {}\n  on the laptop: {}", say(&each.in_the_pod), say(&each.on_the_laptop));
     }
     let count = |verdict| rows.iter().filter(|each| each.verdict == verdict).count();

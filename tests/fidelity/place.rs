@@ -71,8 +71,8 @@ impl Place {
         kubectl(&["annotate", "pods", "-l", "app=subject", "--overwrite", &stamp]);
     }
 
-    /// The argument of `probe rows`.
-    pub fn targets(&self) -> Value {
+    /// The argument of `probe rows`, and of `probe idle`.
+    pub fn targets() -> Value {
         let nowhere = output(&mut Command::new(repo("tests/cluster/nowhere")));
         let mut nowhere = nowhere.split_whitespace().map(str::to_owned);
         let mut next = || nowhere.next().expect("three addresses");
@@ -95,6 +95,7 @@ impl Place {
             "live": "/etc/probe/live",
             "bulk_variables": BULK,
             "idle_seconds": IDLE_SECONDS,
+            "idle_too": true,
             "bulk_bytes": STREAM_BYTES,
         })
     }

@@ -40,11 +40,11 @@ pub fn rows(what: &str, command: &mut Command, change: impl Fn()) -> Result<Repo
                 if let Some((row, says)) = parse(&line) {
                     report.insert(row, says);
                 } else {
-                    errors += &format!("not a row: {line}\n");
+                    errors.extend(["not a row: ", &line, "\n"]);
                 }
             }
             Ok(Line::Err(line)) if line == CHANGE => change(),
-            Ok(Line::Err(line)) => errors += &format!("{line}\n"),
+            Ok(Line::Err(line)) => errors.extend([&line, "\n"]),
             Err(mpsc::RecvTimeoutError::Disconnected) => break,
             Err(mpsc::RecvTimeoutError::Timeout) if late => {
                 child.kill().map_err(|error| error.to_string())?;

@@ -35,6 +35,8 @@ pub struct Targets {
     pub bulk_variables: String,
     /// How long a connection is left idle, in seconds.
     pub idle_seconds: u64,
+    /// Whether the idle connection is among the rows.
+    pub idle_too: bool,
     /// How much is sent, and received, in one stream, in bytes: a multiple of [`crate::bulk::BLOCK`].
     pub bulk_bytes: u64,
 }

@@ -26,7 +26,8 @@ pub fn run(context: &Context) {
         let says = if value.len() > SHOWN {
             format!("{} bytes, {}", value.len(), digest(value.as_bytes()))
         } else {
-            value.as_bytes().escape_ascii().to_string()
+            // Placeholders first: they stand for whole words, and an escape ends in a letter.
+            context.normal(&value.to_string_lossy()).as_bytes().escape_ascii().to_string()
         };
         context.says(&format!("environment/{name}"), &says);
     }

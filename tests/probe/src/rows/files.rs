@@ -4,6 +4,7 @@ use std::fs::{self, Metadata};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::string::FromUtf8Error;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,7 @@ fn walk(context: &Context, path: &Path, top: &Path) {
         Ok(metadata) => metadata,
         Err(error) => return context.says(&name, &crate::said::error(&error)),
     };
-    context.row(&name, || describe(path, &metadata));
+    context.row(&name, || describe(context, path, &metadata));
     // A mount may be a link's target.
     let inside = metadata.is_dir() || path == top && path.is_dir();
     if !inside {
@@ -50,7 +51,7 @@ fn walk(context: &Context, path: &Path, top: &Path) {
     }
 }
 
-fn describe(path: &Path, metadata: &Metadata) -> io::Result<String> {
+fn describe(context: &Context, path: &Path, metadata: &Metadata) -> io::Result<String> {
     let kind = metadata.file_type();
     let owner = format!("{:04o} {}:{}", metadata.mode() & 0o7777, metadata.uid(), metadata.gid());
     if kind.is_symlink() {
@@ -62,16 +63,17 @@ fn describe(path: &Path, metadata: &Metadata) -> io::Result<String> {
     if kind.is_fifo() || kind.is_socket() || kind.is_block_device() || kind.is_char_device() {
         return Ok(format!("special {owner}"));
     }
-    Ok(format!("file {owner}, {}", content(path)?))
+    Ok(format!("file {owner}, {}", content(context, path)?))
 }
 
-fn content(path: &Path) -> io::Result<String> {
+fn content(context: &Context, path: &Path) -> io::Result<String> {
     let bytes = fs::read(path)?;
     if let Some(claims) = claims(&bytes) {
         return Ok(format!("token of {claims}"));
     }
     Ok(if bytes.len() < SHOWN {
-        format!("\"{}\"", bytes.escape_ascii())
+        let text = String::from_utf8(bytes).map(|text| context.normal(&text).into_bytes());
+        format!("\"{}\"", text.unwrap_or_else(FromUtf8Error::into_bytes).escape_ascii())
     } else {
         format!("{} bytes, {}", bytes.len(), digest(&bytes))
     })

@@ -10,7 +10,9 @@ use crate::said;
 
 pub fn run(context: &Context) {
     for name in ["resolv.conf", "hosts", "hostname"] {
-        context.row(&format!("identity/{name}"), || Ok(format!("{:?}", fs::read_to_string(format!("/etc/{name}"))?)));
+        context.row(&format!("identity/{name}"), || {
+            Ok(format!("{:?}", context.normal(&fs::read_to_string(format!("/etc/{name}"))?)))
+        });
     }
     context.row("identity/host-name", || Ok(unistd::gethostname()?.to_string_lossy().into_owned()));
     context.row("identity/domain-name", || fs::read_to_string("/proc/sys/kernel/domainname"));

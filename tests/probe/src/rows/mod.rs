@@ -15,13 +15,13 @@ mod udp;
 
 use std::thread;
 
+pub use self::bulk::idle;
 pub use self::files::digest;
 use crate::context::Context;
 
 type Group = fn(&Context);
 
-const GROUPS: [Group; 12] = [
-    bulk::idle,
+const GROUPS: [Group; 11] = [
     files::run,
     incoming::tcp,
     incoming::udp,
@@ -43,6 +43,9 @@ const GROUPS: [Group; 12] = [
 pub fn run(context: &Context) {
     let _declared = own::declared(context);
     thread::scope(|scope| {
+        if context.targets.idle_too {
+            scope.spawn(|| idle(context));
+        }
         for group in GROUPS {
             scope.spawn(move || group(context));
         }

@@ -22,6 +22,9 @@ pub fn run(context: &Context) {
     for (name, kind) in questions(namespace, context) {
         context.row(&format!("names/udp/{name}/{kind}"), || udp(server, &name, kind, None));
     }
+    for (of, ip) in [("a-service", context.targets.peer_service), ("a-pod", context.peer())] {
+        context.row(&format!("names/udp/reverse-of-{of}/PTR"), || udp(server, &reverse(ip), "PTR", None));
+    }
     let service = format!("peer.{namespace}.svc.cluster.local.");
     let nowhere = format!("nowhere.{namespace}.svc.cluster.local.");
     for (name, kind) in [(&service, "A"), (&service, "AAAA"), (&nowhere, "A")] {
@@ -64,16 +67,6 @@ fn of_the_library(context: &Context) -> Vec<String> {
 
 fn questions(namespace: &str, context: &Context) -> Vec<(String, &'static str)> {
     let below = |name: &str| format!("{name}.{namespace}.svc.cluster.local.");
-    let reverse = |ip: IpAddr| match ip {
-        IpAddr::V4(v4) => {
-            let [a, b, c, d] = v4.octets();
-            format!("{d}.{c}.{b}.{a}.in-addr.arpa.")
-        }
-        IpAddr::V6(v6) => {
-            let nibbles = v6.octets().into_iter().rev().flat_map(|byte| [byte & 0x0F, byte >> 4]);
-            nibbles.fold(String::new(), |name, nibble| name + &format!("{nibble:x}.")) + "ip6.arpa."
-        }
-    };
     vec![
         (below("peer"), "A"),
         (below("peer"), "AAAA"),
@@ -90,8 +83,6 @@ fn questions(namespace: &str, context: &Context) -> Vec<(String, &'static str)> 
         (below("empty"), "A"),
         (below("nowhere"), "A"),
         (below("nowhere"), "SRV"),
-        (reverse(context.targets.peer_service), "PTR"),
-        (reverse(context.targets.peers[0]), "PTR"),
         ("cluster.local.".to_owned(), "SOA"),
         ("dns-version.cluster.local.".to_owned(), "TXT"),
         ("txt-600.dns-version.cluster.local.".to_owned(), "TXT"),
@@ -100,6 +91,20 @@ fn questions(namespace: &str, context: &Context) -> Vec<(String, &'static str)> 
         (format!("{}.", context.targets.database), "AAAA"),
         (below("PeEr"), "A"),
     ]
+}
+
+/// The name under which an address is asked for (RFC 1035, section 3.5; RFC 3596, section 2.5).
+fn reverse(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(v4) => {
+            let [a, b, c, d] = v4.octets();
+            format!("{d}.{c}.{b}.{a}.in-addr.arpa.")
+        }
+        IpAddr::V6(v6) => {
+            let nibbles = v6.octets().into_iter().rev().flat_map(|byte| [byte & 0x0F, byte >> 4]);
+            nibbles.fold(String::new(), |name, nibble| name + &format!("{nibble:x}.")) + "ip6.arpa."
+        }
+    }
 }
 
 /// The first of resolv.conf.
