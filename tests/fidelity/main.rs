@@ -130,9 +130,9 @@ fn tell(rows: &[Compared]) -> ExitCode {
         }
         println!("  in the pod:    {}\n  on the laptop: {}", say(&each.in_the_pod), say(&each.on_the_laptop));
     }
-    let count = |verdict| rows.iter().filter(|each| each.verdict == verdict).count();
-    let (same, known) = (count(Verdict::Same), count(Verdict::Declared));
-    let wrong = rows.len() - same - known;
+    let same = rows.iter().filter(|each| each.verdict == Verdict::Same).count();
+    let wrong = rows.iter().filter(|each| !each.verdict.is_fine()).count();
+    let known = rows.len() - same - wrong;
     println!("\n{} rows: {same} the same, {known} different as declared, {wrong} wrong; see {RESULT}", rows.len());
     let text = json!({"rows": rows, "same": same, "declared": known, "wrong": wrong});
     fs::write(repo(RESULT), format!("{text:#}\n")).expect("the result is written");
