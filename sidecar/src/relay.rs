@@ -4,7 +4,7 @@
 //! The app's data runs over kernel TCP to the redirect's listener, where the connection meets the stream that waits
 //! for it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,12 +27,20 @@ const ARRIVAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept, which means that descriptors ran out: trying at once would only burn the CPU.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// A connection of the app: its socket and where it wants to.
-type Flow = (AppAddr, ClusterAddr);
-
 /// Streams that wait for the app's connection.
+///
+/// What arrives is known by where it goes and by the app's port, but the port may be another one than in the SYN:
+/// connection tracking changes it when a connection from the same port to elsewhere, alive or in `TIME_WAIT`, already
+/// has the listener's end of it. Streams to the same address that have just been opened are as good as each other, so
+/// then the one that waits longest is taken.
 #[derive(Debug, Default)]
-pub(crate) struct Arrivals(Mutex<HashMap<Flow, oneshot::Sender<TcpStream>>>);
+pub(crate) struct Arrivals(Mutex<HashMap<ClusterAddr, VecDeque<Expected>>>);
+
+#[derive(Debug)]
+struct Expected {
+    app: AppAddr,
+    arrival_tx: oneshot::Sender<TcpStream>,
+}
 
 /// Takes captured packets until the queue breaks.
 pub(crate) async fn outgoing(mut captured: CapturedPackets, link: Arc<Link>, arrivals: Arc<Arrivals>) -> io::Error {
@@ -65,7 +73,7 @@ pub(crate) async fn outgoing(mut captured: CapturedPackets, link: Arc<Link>, arr
 
 /// Decides what becomes of a held SYN.
 async fn connect(held: HeldSyn, link: &Link, arrivals: &Arrivals) -> Option<(Stream, TcpStream)> {
-    let flow @ (_, remote) = (held.app, held.remote);
+    let remote = held.remote;
     let deadline = Instant::now() + HOLD_TIMEOUT;
     let mut after = Generation::default();
     let stream = loop {
@@ -84,13 +92,12 @@ async fn connect(held: HeldSyn, link: &Link, arrivals: &Arrivals) -> Option<(Str
             Err(OpenError::Closed(_)) => after = generation,
         }
     };
-    let arrival_rx = arrivals.expect(flow);
+    let arrival_rx = arrivals.expect(held.app, remote);
     held.accept();
-    let arrived = timeout(ARRIVAL_TIMEOUT, arrival_rx).await;
-    arrivals.forget(flow);
-    if let Ok(Ok(socket)) = arrived {
+    if let Ok(Ok(socket)) = timeout(ARRIVAL_TIMEOUT, arrival_rx).await {
         return Some((stream, socket));
     }
+    arrivals.forget_the_gone(remote);
     // The stream is dropped, which resets the connection in the cluster.
     tracing::debug!("the app gave up on its connection to {}", remote.0);
     None
@@ -112,30 +119,50 @@ pub(crate) async fn arrive(redirected: Redirected, arrivals: Arc<Arrivals>) {
 // === impl Arrivals ===
 
 impl Arrivals {
-    fn expect(&self, flow: Flow) -> oneshot::Receiver<TcpStream> {
+    fn expect(&self, app: AppAddr, remote: ClusterAddr) -> oneshot::Receiver<TcpStream> {
         let (arrival_tx, arrival_rx) = oneshot::channel();
-        self.with(|waiting| waiting.insert(flow, arrival_tx));
+        self.with(|waiting| waiting.entry(remote).or_default().push_back(Expected { app, arrival_tx }));
         arrival_rx
     }
 
-    fn forget(&self, flow: Flow) {
-        self.with(|waiting| waiting.remove(&flow));
+    /// Forgets those whose receiver has been dropped.
+    fn forget_the_gone(&self, remote: ClusterAddr) {
+        self.with(|waiting| {
+            if let Some(expected) = waiting.get_mut(&remote) {
+                expected.retain(|expected| !expected.arrival_tx.is_closed());
+                if expected.is_empty() {
+                    waiting.remove(&remote);
+                }
+            }
+        });
     }
 
-    fn hand_over(&self, Connection { stream, app, remote }: Connection) {
-        let unclaimed = match self.with(|waiting| waiting.remove(&(app, remote))) {
-            Some(arrival_tx) => arrival_tx.send(stream).err(),
-            None => Some(stream),
-        };
-        if let Some(stream) = unclaimed {
-            tracing::debug!("nobody waits for the connection from {} to {}", app.0, remote.0);
-            if let Err(error) = stream.set_zero_linger() {
-                tracing::debug!("it had gone: {error}");
+    fn hand_over(&self, Connection { mut stream, app, remote }: Connection) {
+        while let Some(arrival_tx) = self.claim(app, remote) {
+            match arrival_tx.send(stream) {
+                Ok(()) => return,
+                Err(unclaimed) => stream = unclaimed,
             }
+        }
+        tracing::debug!("nobody waits for the connection from {} to {}", app.0, remote.0);
+        if let Err(error) = stream.set_zero_linger() {
+            tracing::debug!("it had gone: {error}");
         }
     }
 
-    fn with<T>(&self, work: impl FnOnce(&mut HashMap<Flow, oneshot::Sender<TcpStream>>) -> T) -> T {
+    fn claim(&self, app: AppAddr, remote: ClusterAddr) -> Option<oneshot::Sender<TcpStream>> {
+        self.with(|waiting| {
+            let expected = waiting.get_mut(&remote)?;
+            let place = expected.iter().position(|expected| expected.app == app).unwrap_or(0);
+            let claimed = expected.remove(place);
+            if expected.is_empty() {
+                waiting.remove(&remote);
+            }
+            claimed.map(|expected| expected.arrival_tx)
+        })
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut HashMap<ClusterAddr, VecDeque<Expected>>) -> T) -> T {
         // The map is whole after every operation, so a panic elsewhere does not spoil it.
         work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use plane::namespace::Namespace;
 use plane::{CLUSTER_IP, CONTAINER_IP, Cluster, PATIENCE, Sidecar, connected, eventually};
+use socket2::{Domain, Socket, Type};
 use tpdocker_protocol::addr::{Port, Transport};
 use tpdocker_protocol::control::{SidecarConfig, SidecarReply, SidecarRequest};
 
@@ -58,6 +59,42 @@ fn the_app_reaches_what_only_the_cluster_has() {
     assert_eq!(call(&sidecar.namespace, server, b"hello").unwrap(), b"hello");
     let large: Vec<u8> = (0..4_000_000_u32).map(|n| n.to_le_bytes()[1]).collect();
     assert!(call(&sidecar.namespace, server, &large).unwrap() == large, "4 MB come back as they went");
+}
+
+/// A connection from a port of the app's own choice.
+fn connect_from(namespace: &Namespace, port: u16, to: SocketAddr) -> TcpStream {
+    namespace.run(|| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).into()).unwrap();
+        socket.connect_timeout(&to.into(), PATIENCE).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        socket.into()
+    })
+}
+
+/// The kernel gives the same port to connections with different destinations: many at a time, one after another
+/// within the two minutes of connection tracking's `TIME_WAIT`, and more of them than there are listeners.
+#[test]
+fn connections_from_one_port_to_many_destinations_are_kept_apart() {
+    const PORT: u16 = 40_000;
+    let (sidecar, cluster_end) = connected();
+    let servers: Vec<_> = (0..12).map(|_| echo(&cluster_end.namespace, cluster(0), 2)).collect();
+    for round in 0..2 {
+        let connections: Vec<_> =
+            servers.iter().map(|server| (connect_from(&sidecar.namespace, PORT, *server), *server)).collect();
+        for (mut connection, server) in connections {
+            assert_eq!((connection.local_addr().unwrap().port(), connection.peer_addr().unwrap()), (PORT, server));
+            let request = format!("{round} for {server}");
+            connection.write_all(request.as_bytes()).unwrap();
+            connection.shutdown(Shutdown::Write).unwrap();
+            let mut answer = String::new();
+            connection.read_to_string(&mut answer).unwrap();
+            assert_eq!(answer, request);
+            // At once, by a reset: the port is free for the next round.
+            socket2::SockRef::from(&connection).set_linger(Some(Duration::ZERO)).unwrap();
+        }
+    }
 }
 
 #[test]

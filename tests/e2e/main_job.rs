@@ -38,6 +38,29 @@ fn the_laptops_copy_answers_the_service_with_thing1_thing2_and_rds_and_then_the_
     assert_eq!(copy_that_answers().as_deref(), Ok("cluster"));
 }
 
+/// Each request makes three connections to different destinations, from few source ports: hundreds of them share ports.
+#[test]
+fn hundreds_of_requests_in_a_row_are_all_answered() {
+    const SCRIPT: &str = "import collections, urllib.request, urllib.error\n\
+        seen = collections.Counter()\n\
+        for _ in range(400):\n\
+        \x20   try: seen[urllib.request.urlopen('http://servicename/', timeout=10).status] += 1\n\
+        \x20   except urllib.error.HTTPError as e: seen[e.read().decode()] += 1\n\
+        \x20   except Exception as e: seen[repr(e)] += 1\n\
+        print(dict(seen))";
+    let _staging = staging();
+    let before = world();
+    let session = laptop();
+    session.says("is answered here");
+    until("the laptop's copy to answer", PATIENCE, || match copy_that_answers() {
+        Ok(copy) if copy == "laptop" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(kubectl(&["exec", "deploy/thing1", "--", "python3", "-c", SCRIPT]).trim(), "{200: 400}");
+    session.interrupt();
+    assert_restored(&before);
+}
+
 #[test]
 fn a_termination_restores_as_an_interrupt_does() {
     let _staging = staging();

@@ -33,7 +33,7 @@ mod reactor;
 mod redirected;
 mod rules;
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, ops::RangeInclusive, path::Path, sync::Arc};
 
 use nix::errno::Errno as OsErrno;
 
@@ -91,7 +91,7 @@ pub struct Capture {
 pub struct Rules {
     config: CaptureConfig,
     queue: QueueKind,
-    port: u16,
+    listeners: RangeInclusive<u16>,
     ipv6: Ipv6,
 }
 
@@ -165,7 +165,7 @@ impl Capture {
             (true, false) => Ipv6::Rejected,
             (true, true) => Ipv6::Captured,
         };
-        let rules = Rules { config: config.clone(), queue: QueueKind::Nft, port: redirected.port(), ipv6 };
+        let rules = Rules { config: config.clone(), queue: QueueKind::Nft, listeners: redirected.ports(), ipv6 };
         Ok(Self { rules: rules.install()?, captured, redirected, injector, counters })
     }
 }
@@ -215,11 +215,12 @@ impl Rules {
         if bypass.len() > MAX_BYPASS {
             return Err(CaptureError::TooManyBypass(bypass.len()));
         }
-        let spec = TableSpec { family: Family::Ip, queue, listener: Some(self.port), bypass, echo: *echo };
+        let spec =
+            TableSpec { family: Family::Ip, queue, listeners: Some(self.listeners.clone()), bypass, echo: *echo };
         let mut tables = vec![spec.table()];
         if self.ipv6 != Ipv6::Absent {
-            let listener = (self.ipv6 == Ipv6::Captured).then_some(self.port);
-            tables.push(TableSpec { family: Family::Ip6, listener, ..spec }.table());
+            let listeners = (self.ipv6 == Ipv6::Captured).then(|| self.listeners.clone());
+            tables.push(TableSpec { family: Family::Ip6, listeners, ..spec }.table());
         }
         Ok(nft::replace(&tables))
     }

@@ -31,7 +31,7 @@
 //!   }
 //!   chain redirect {
 //!     type nat hook output priority -100; policy accept;
-//!     meta mark ACCEPTED meta l4proto tcp redirect to :LISTENER
+//!     meta mark ACCEPTED meta l4proto tcp redirect to :LISTENERS       # a range: the first port whose pair is free
 //!   }
 //!   chain refuse {
 //!     type filter hook output priority 0; policy accept;
@@ -55,6 +55,8 @@
 //! ARP is not IP and passes. Where IPv6 exists but the listener cannot have an address of it, the `hold` chain of `ip6`
 //! rejects everything, so that apps fall back to IPv4 at once: TCP by RST, since an ICMP error that comes while
 //! `connect()` still holds its socket is not heard before the SYN is repeated, and the rest with "no route".
+
+use std::ops::RangeInclusive;
 
 use super::{
     Cidr, Echo,
@@ -124,12 +126,12 @@ impl QueueKind {
 }
 
 /// What a table depends on.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct TableSpec<'a> {
     pub(crate) family: Family,
     pub(crate) queue: QueueKind,
-    /// Port of the listener, `None` if it has no address of this family.
-    pub(crate) listener: Option<u16>,
+    /// Ports of the listeners, `None` if there are none of this family.
+    pub(crate) listeners: Option<RangeInclusive<u16>>,
     pub(crate) bypass: &'a [Cidr],
     pub(crate) echo: Echo,
 }
@@ -191,7 +193,7 @@ impl TableSpec<'_> {
             Rule::new("meta mark INJECTED drop", mark(MARK_INJECTED).into_iter().chain([drop()])),
             jump_exempt(),
         ];
-        if self.listener.is_none() {
+        if self.listeners.is_none() {
             rules.push(reset_tcp());
             rules.push(Rule::new("reject with icmpv6 no-route", [reject_with_icmp(codes.net)]));
         } else {
@@ -225,10 +227,12 @@ impl TableSpec<'_> {
 
     fn redirect(&self) -> Chain {
         let rules = self
-            .listener
-            .map(|port| {
-                let text = format!("meta mark ACCEPTED meta l4proto tcp redirect to :{port}");
-                Rule::new(text, mark(MARK_ACCEPTED).into_iter().chain(l4proto(IPPROTO_TCP)).chain(redirect(port)))
+            .listeners
+            .as_ref()
+            .map(|ports| {
+                let text =
+                    format!("meta mark ACCEPTED meta l4proto tcp redirect to :{}-{}", ports.start(), ports.end());
+                Rule::new(text, mark(MARK_ACCEPTED).into_iter().chain(l4proto(IPPROTO_TCP)).chain(redirect(ports)))
             })
             .into_iter()
             .collect();
@@ -315,7 +319,7 @@ mod tests {
     }
 
     fn spec(family: Family, bypass: &[Cidr]) -> TableSpec<'_> {
-        TableSpec { family, queue: QueueKind::Nft, listener: Some(1), bypass, echo: Echo::Drop }
+        TableSpec { family, queue: QueueKind::Nft, listeners: Some(1..=8), bypass, echo: Echo::Drop }
     }
 
     #[test]
@@ -330,7 +334,7 @@ mod tests {
 
     #[test]
     fn without_a_listener_everything_is_rejected_and_nothing_is_redirected() {
-        let spec = TableSpec { listener: None, ..spec(Family::Ip6, &[]) };
+        let spec = TableSpec { listeners: None, ..spec(Family::Ip6, &[]) };
         assert_eq!(texts(&spec, "hold").last().unwrap(), "reject with icmpv6 no-route");
         assert!(texts(&spec, "redirect").is_empty());
     }

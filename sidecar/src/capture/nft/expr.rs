@@ -3,10 +3,14 @@
 //! A rule is a little program: `meta` and the like load something into a register, `cmp` ends the rule unless the
 //! register has the wanted value, and a verdict or a statement comes last.
 
+use std::ops::RangeInclusive;
+
 use super::super::netlink::{put, put_nested, put_text};
 
-/// `NFT_REG_1`: 16 bytes, enough for everything compared here, so no other is used.
+/// `NFT_REG_1`: 16 bytes, enough for everything compared here.
 const REGISTER: u32 = 1;
+/// `NFT_REG_2`: for the one expression that takes two values.
+const SECOND_REGISTER: u32 = 2;
 /// `NFT_REG_VERDICT`
 const VERDICT_REGISTER: u32 = 0;
 /// `NF_ACCEPT`
@@ -173,14 +177,21 @@ pub(crate) fn notrack() -> Expr {
     Expr::new("notrack", |_| ())
 }
 
-/// `redirect to :PORT`: of this namespace, at a loopback address.
-pub(crate) fn redirect(port: u16) -> [Expr; 2] {
-    [
+/// `redirect to :FIRST-LAST`: of this namespace, at a loopback address; the first port whose flow is free.
+pub(crate) fn redirect(ports: &RangeInclusive<u16>) -> [Expr; 3] {
+    let load = |register: u32, port: u16| {
         Expr::new("immediate", |out| {
-            put(out, 1, &REGISTER.to_be_bytes());
+            put(out, 1, &register.to_be_bytes());
             put_nested(out, 2, |out| put(out, 1, &port.to_be_bytes()));
+        })
+    };
+    [
+        load(REGISTER, *ports.start()),
+        load(SECOND_REGISTER, *ports.end()),
+        Expr::new("redir", |out| {
+            put(out, 1, &REGISTER.to_be_bytes());
+            put(out, 2, &SECOND_REGISTER.to_be_bytes());
         }),
-        Expr::new("redir", |out| put(out, 1, &REGISTER.to_be_bytes())),
     ]
 }
 
