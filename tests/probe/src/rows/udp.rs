@@ -4,6 +4,9 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::Ipv4RecvErr;
+
 use crate::context::Context;
 use crate::{ports, said};
 
@@ -45,10 +48,12 @@ pub fn run(context: &Context) {
         let port = if from.port() == ports::UDP_ELSEWHERE { "the same port" } else { "another port" };
         Ok(format!("{word:?} from {} and {port}", from.ip()))
     });
-    context.row("udp/seen-by-the-peer", || {
+    context.row("udp/seen-by-the-peer/address", || {
         let socket = any(context)?;
         socket.send_to(b"?", to(ports::UDP_WHO))?;
         let seen: SocketAddr = receive(&socket)?.0.parse().map_err(io::Error::other)?;
+        let port = if seen.port() == socket.local_addr()?.port() { "the app's own" } else { "another" };
+        context.says("udp/seen-by-the-peer/port", port);
         Ok(seen.ip().to_string())
     });
     failing(context);
@@ -70,6 +75,16 @@ fn failing(context: &Context) {
             socket.set_read_timeout(Some(SILENCE))?;
             socket.send(b"hello")?;
             socket.recv(&mut [0; SMALL]).map(|length| format!("{length} bytes"))
+        });
+    }
+    // As glibc's resolver asks: for what routers say too, and not only for what is final (ip(7)).
+    for (name, to) in [("port-unreachable", nobody), ("host-unreachable", unreachable)] {
+        context.row(&format!("udp/{name}/told-of-errors"), || {
+            let socket = any(context)?;
+            setsockopt(&socket, Ipv4RecvErr, &true)?;
+            socket.set_read_timeout(Some(SILENCE))?;
+            socket.send_to(b"hello", to)?;
+            receive(&socket).map(|(word, _)| word)
         });
     }
     context.row("udp/port-unreachable/unconnected", || {
