@@ -1,16 +1,16 @@
 //! ICMP: echoes, and what routers say instead.
 
 use std::io::{self, Read};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::context::Context;
-use crate::said;
 
-/// After so long no answer comes any more.
-const SILENCE: Duration = Duration::from_secs(2);
+/// An echo that is not answered is repeated after so long, and so often: routers say "unreachable" only now and then.
+const INTERVAL: Duration = Duration::from_secs(1);
+const TRIES: usize = 4;
 /// RFC 792.
 const ECHO_REPLY: u8 = 0;
 const UNREACHABLE: u8 = 3;
@@ -43,11 +43,22 @@ fn echo(socket: &Socket, to: IpAddr, id: u16, length: usize, raw: bool) -> io::R
     request.extend((0..=u8::MAX).cycle().take(length));
     let sum = checksum(&request).to_be_bytes();
     request[2..4].copy_from_slice(&sum);
-    socket.set_read_timeout(Some(SILENCE))?;
-    socket.send_to(&request, &std::net::SocketAddr::from((to, 0)).into())?;
-    let (began, mut packet) = (Instant::now(), vec![0; 65_535]);
-    while began.elapsed() < SILENCE {
-        let got = (&*socket).read(&mut packet)?;
+    let to = SocketAddr::from((to, 0)).into();
+    socket.set_read_timeout(Some(INTERVAL))?;
+    socket.send_to(&request, &to)?;
+    let (mut began, mut packet, mut tries) = (Instant::now(), vec![0; 65_535], 0..TRIES);
+    loop {
+        if began.elapsed() >= INTERVAL {
+            if tries.next().is_none() {
+                return Ok("silence".to_owned());
+            }
+            began = Instant::now();
+            socket.send_to(&request, &to)?;
+        }
+        let got = match (&*socket).read(&mut packet) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            got => got?,
+        };
         let skip = if raw { usize::from(packet[0] & 0x0F) * 4 } else { 0 };
         let Some(message) = packet.get(skip..got).filter(|it| it.len() >= ICMP_HEADER) else { continue };
         match message[0] {
@@ -62,7 +73,6 @@ fn echo(socket: &Socket, to: IpAddr, id: u16, length: usize, raw: bool) -> io::R
             _ => {}
         }
     }
-    Ok(said::error(&io::ErrorKind::TimedOut.into()))
 }
 
 /// RFC 1071.
