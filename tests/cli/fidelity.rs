@@ -8,7 +8,9 @@ use compare::{Declared, Report, Verdict, compare};
 
 /// The declared differences as the documentation shows them.
 fn table(declared: &[Declared]) -> String {
-    let cell = |text: Option<&String>| text.map_or_else(|| "no such row".to_owned(), |text| text.replace('|', "\\|"));
+    let cell = |text: Option<&String>| {
+        text.map_or_else(|| "no such row".to_owned(), |text| format!("`{}`", text.replace('|', "\\|")))
+    };
     let rows = declared.iter().map(|it| {
         let (pod, laptop) = (cell(it.in_the_pod.as_ref()), cell(it.on_the_laptop.as_ref()));
         format!("| `{}` | {pod} | {laptop} | {} |\n", it.row, it.reason)

@@ -53,13 +53,13 @@ pub fn tcp(context: &Context) {
         let server = Own::tcp(context, (any, CLOSED_AGAIN).into())?;
         let open = answered(context, Over::Tcp, (own, CLOSED_AGAIN).into(), FOLLOWS)?;
         drop(server);
-        Ok(format!("{open}; then {}", refused(context, (own, CLOSED_AGAIN).into())?))
+        Ok(format!("{open}; then {}", refused(context, Over::Tcp, (own, CLOSED_AGAIN).into())?))
     });
     context.row("incoming/tcp/loopback-only", || {
         let _server = Own::tcp(context, SocketAddr::from(([127, 0, 0, 1], LOOPBACK_ONLY)))?;
-        refused(context, (own, LOOPBACK_ONLY).into())
+        refused(context, Over::Tcp, (own, LOOPBACK_ONLY).into())
     });
-    context.row("incoming/tcp/nobody-listens", || refused(context, (own, ports::NOBODY).into()));
+    context.row("incoming/tcp/nobody-listens", || refused(context, Over::Tcp, (own, ports::NOBODY).into()));
 }
 
 /// Ports of UDP.
@@ -79,14 +79,18 @@ pub fn udp(context: &Context) {
             answered(context, Over::Udp, (own, port).into(), FOLLOWS)
         });
     }
-    context.row("incoming/udp/nobody-listens", || Ok(call(context, Over::Udp, (own, ports::NOBODY).into())?.heard));
+    context.row("incoming/udp/nobody-listens", || refused(context, Over::Udp, (own, ports::NOBODY).into()));
 }
 
 /// Calls until the app answers, and says whom it sees.
 fn answered(context: &Context, over: Over, to: SocketAddr, within: Duration) -> io::Result<String> {
     let told = until(within, || call(context, over, to), |told| told.heard.starts_with(&context.nonce))?;
     let Some(seen) = told.heard.strip_prefix(&context.nonce) else {
-        return Ok(format!("not answered: {}", told.heard));
+        // A host says only so often that a port is not open, so refused and silent datagrams are the same.
+        return Ok(match over {
+            Over::Tcp => format!("not answered: {}", told.heard),
+            Over::Udp => "not answered".to_owned(),
+        });
     };
     let seen: SocketAddr = seen.trim().parse().map_err(io::Error::other)?;
     let port =
@@ -95,8 +99,8 @@ fn answered(context: &Context, over: Over, to: SocketAddr, within: Duration) -> 
 }
 
 /// Calls until nobody answers, and says how it is refused.
-fn refused(context: &Context, to: SocketAddr) -> io::Result<String> {
-    let told = until(FOLLOWS, || call(context, Over::Tcp, to), |told| told.heard == "ECONNREFUSED")?;
+fn refused(context: &Context, over: Over, to: SocketAddr) -> io::Result<String> {
+    let told = until(FOLLOWS, || call(context, over, to), |told| told.heard == "ECONNREFUSED")?;
     Ok(told.heard.replace(&context.nonce, "answered to"))
 }
 
