@@ -3,6 +3,7 @@
 use std::env;
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::json;
 
@@ -24,6 +25,7 @@ pub struct Context {
     placeholders: Vec<(String, String)>,
     /// Something that only this process knows.
     pub nonce: String,
+    router: Mutex<()>,
 }
 
 // === impl Context ===
@@ -40,8 +42,15 @@ impl Context {
             placeholders: placeholders.collect(),
             pod_ip: env::var(POD_IP).ok().and_then(|text| text.parse().ok()),
             nonce: format!("{nanos}-{}", std::process::id()),
+            router: Mutex::new(()),
             targets,
         }
+    }
+
+    /// To be held while a router's errors are waited for: it sends them to each address only so often (Linux: one "host
+    /// unreachable" a second), and rows that ask at once would take them from one another.
+    pub fn alone_with_the_router(&self) -> MutexGuard<'_, ()> {
+        self.router.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The first of the pods that answer.

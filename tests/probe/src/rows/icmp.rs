@@ -9,7 +9,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::context::Context;
 
 /// An echo that is not answered is repeated after so long, and so often: routers say "unreachable" only now and then.
-const INTERVAL: Duration = Duration::from_secs(1);
+const INTERVAL: Duration = Duration::from_millis(1200);
 const TRIES: usize = 4;
 /// RFC 792.
 const ECHO_REPLY: u8 = 0;
@@ -28,7 +28,10 @@ pub fn run(context: &Context) {
         (3, "unreachable", targets.unreachable, 56),
         (4, "filtered", targets.filtered, 56),
     ] {
-        context.row(&format!("icmp/echo/{name}"), || echo(&raw()?, to, id, length, true));
+        context.row(&format!("icmp/echo/{name}"), || {
+            let _alone = context.alone_with_the_router();
+            echo(&raw()?, to, id, length, true)
+        });
     }
     // As `ping` without rights does: the kernel chooses the id, and shows neither it nor the header of IP.
     context.row("icmp/echo/unprivileged-socket", || {

@@ -54,9 +54,11 @@ fn failing(context: &Context) {
     context.row("tcp/refused/pod", || connect(nobody));
     context.row("tcp/refused/non-blocking", || non_blocking(nobody));
     context.row("tcp/refused/service-without-endpoints", || connect(targets.empty_service));
+    let router = context.alone_with_the_router();
     context.row("tcp/no-route/host", || connect(port(targets.unreachable)));
     context.row("tcp/no-route/net", || connect(port(targets.net_unreachable)));
     context.row("tcp/no-route/non-blocking", || non_blocking(port(targets.unreachable)));
+    drop(router);
     context.row("tcp/filtered/own-timer", || {
         TcpStream::connect_timeout(&port(targets.filtered), OWN_TIMER).map(|_| "connected".to_owned())
     });

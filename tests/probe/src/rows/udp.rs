@@ -73,6 +73,7 @@ fn failing(context: &Context) {
         ("filtered", filtered),
     ] {
         context.row(&format!("udp/{name}/connected"), || {
+            let _alone = context.alone_with_the_router();
             let socket = connected(to)?;
             socket.set_read_timeout(Some(SILENCE))?;
             socket.send(b"hello")?;
@@ -82,10 +83,11 @@ fn failing(context: &Context) {
     // As glibc's resolver asks: for what routers say too, and not only for what is final (ip(7)).
     for (name, to) in [("port-unreachable", nobody), ("host-unreachable", unreachable)] {
         context.row(&format!("udp/{name}/told-of-errors"), || {
+            let _alone = context.alone_with_the_router();
             let socket = any(context)?;
             setsockopt(&socket, Ipv4RecvErr, &true)?;
             socket.set_read_timeout(Some(SILENCE / 2))?;
-            // Routers say so only so often, and this is not the only row that asks.
+            // Routers say so only so often.
             let mut tries = (0..TRIES).map(|_| {
                 socket.send_to(b"hello", to)?;
                 receive(&socket).map(|(word, _)| word)
