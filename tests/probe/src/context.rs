@@ -1,8 +1,9 @@
 //! What all rows share: the targets, the pod's identity, and the one way to say something.
 
 use std::env;
+use std::fs;
 use std::io::{self, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::json;
@@ -36,7 +37,8 @@ impl Context {
         let peers = targets.peers.iter().enumerate().map(|(at, ip)| (ip.to_string(), format!("<PEER_{}>", at + 1)));
         let services = [(targets.peer_service, "PEER_SERVICE"), (targets.own_service, "OWN_SERVICE")];
         let services = services.map(|(ip, name)| (ip.to_string(), format!("<{name}>")));
-        let placeholders = of_pod.into_iter().chain(peers).chain(services).filter(|(text, _)| !text.is_empty());
+        let placeholders = of_pod.into_iter().chain(peers).chain(services).chain(of_container());
+        let placeholders = placeholders.filter(|(text, _)| !text.is_empty());
         let nanos = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_nanos());
         Self {
             placeholders: placeholders.collect(),
@@ -76,6 +78,26 @@ impl Context {
     pub fn normal(&self, text: &str) -> String {
         self.placeholders.iter().fold(text.to_owned(), |text, (from, to)| replace_words(&text, from, to))
     }
+}
+
+/// The addresses that an interface other than loopback has, and that of the default gateway: where they are not the
+/// pod's, they are those of the container's network.
+fn of_container() -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten().filter(|it| it.interface_name != "lo");
+    for address in interfaces.filter_map(|it| Some(it.address?.as_sockaddr_in()?.ip())) {
+        found.push((address.to_string(), "<CONTAINER_IP>".to_owned()));
+    }
+    // Hexadecimal, in the byte order of this machine: interface, destination, gateway, and the rest.
+    for line in fs::read_to_string("/proc/net/route").unwrap_or_default().lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if let [_, "00000000", gateway, _, _, _, _, "00000000", ..] = words.as_slice()
+            && let Ok(gateway) = u32::from_str_radix(gateway, 16)
+        {
+            found.push((Ipv4Addr::from(gateway.to_ne_bytes()).to_string(), "<GATEWAY>".to_owned()));
+        }
+    }
+    found
 }
 
 /// Replaces `from` where no letter or digit is next to it: 10.0.0.1 is no part of 10.0.0.12.

@@ -1,5 +1,6 @@
 //! Who the process is: host name, files of names, user.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::UdpSocket;
 
@@ -9,11 +10,12 @@ use crate::context::Context;
 use crate::said;
 
 pub fn run(context: &Context) {
-    for name in ["resolv.conf", "hosts", "hostname"] {
+    for name in ["resolv.conf", "hostname"] {
         context.row(&format!("identity/{name}"), || {
             Ok(format!("{:?}", context.normal(&fs::read_to_string(format!("/etc/{name}"))?)))
         });
     }
+    hosts(context);
     context.row("identity/host-name", || Ok(unistd::gethostname()?.to_string_lossy().into_owned()));
     context.row("identity/domain-name", || fs::read_to_string("/proc/sys/kernel/domainname"));
     context.row("identity/has-the-pods-address", || {
@@ -37,4 +39,23 @@ pub fn run(context: &Context) {
     context.row("identity/may-bind-a-low-port", || {
         std::net::TcpListener::bind((said::any(context.peer()), 1)).map(|_| "yes".to_owned())
     });
+}
+
+/// A row a name of the hosts file: that is how it is read, whatever its comments and its order are.
+fn hosts(context: &Context) {
+    let text = match fs::read_to_string("/etc/hosts") {
+        Ok(text) => text,
+        Err(error) => return context.says("identity/hosts", &said::error(&error)),
+    };
+    let mut addresses: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for line in text.lines() {
+        let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
+        let Some(address) = words.next() else { continue };
+        for name in words {
+            addresses.entry(context.normal(name)).or_default().push(address);
+        }
+    }
+    for (name, addresses) in addresses {
+        context.says(&format!("identity/hosts/{name}"), &addresses.join(" "));
+    }
 }
