@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -17,6 +18,10 @@ const POD_IP: &str = "POD_IP";
 const POD_NAME: &str = "POD_NAME";
 /// The pod's own id, by the downward API.
 const POD_UID: &str = "POD_UID";
+
+/// Linux sends an address a "host unreachable" once in two seconds, in the long run: it counts each against two limits of
+/// one a second, that of the route and that of ICMP. Asked more often, it may say nothing for long.
+pub const ROUTER_SPEAKS_EVERY: Duration = Duration::from_millis(2500);
 
 pub struct Context {
     pub targets: Targets,
@@ -49,8 +54,7 @@ impl Context {
         }
     }
 
-    /// To be held while a router's errors are waited for: it sends them to each address only so often (Linux: one "host
-    /// unreachable" a second), and rows that ask at once would take them from one another.
+    /// To be held while a router's errors are waited for: rows that ask at once would take them from one another.
     pub fn alone_with_the_router(&self) -> MutexGuard<'_, ()> {
         self.router.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::context::Context;
+use crate::context::{Context, ROUTER_SPEAKS_EVERY};
 
-/// An echo that is not answered is repeated after so long, and so often: routers say "unreachable" only now and then.
-const INTERVAL: Duration = Duration::from_millis(1200);
-const TRIES: usize = 4;
+/// An echo that is not answered is repeated after so long, and so often.
+const INTERVAL: Duration = ROUTER_SPEAKS_EVERY;
+const TRIES: usize = 3;
 /// RFC 792.
 const ECHO_REPLY: u8 = 0;
 const UNREACHABLE: u8 = 3;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::Ipv4RecvErr;
 
-use crate::context::Context;
+use crate::context::{Context, ROUTER_SPEAKS_EVERY};
 use crate::{ports, said};
 
 /// What fits into a datagram over any path that takes fragments.
@@ -15,7 +15,7 @@ const LARGE: usize = 60 << 10;
 /// After so long no answer comes any more.
 const SILENCE: Duration = Duration::from_secs(2);
 /// Datagrams after which an error that does not come is taken for silence.
-const TRIES: u32 = 8;
+const TRIES: u32 = 4;
 /// Larger than any answer here.
 const BUFFER: usize = 64 << 10;
 /// Larger than any short answer here.
@@ -86,7 +86,7 @@ fn failing(context: &Context) {
             let _alone = context.alone_with_the_router();
             let socket = any(context)?;
             setsockopt(&socket, Ipv4RecvErr, &true)?;
-            socket.set_read_timeout(Some(SILENCE / 2))?;
+            socket.set_read_timeout(Some(ROUTER_SPEAKS_EVERY))?;
             // Routers say so only so often.
             let mut tries = (0..TRIES).map(|_| {
                 socket.send_to(b"hello", to)?;
