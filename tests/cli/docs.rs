@@ -16,7 +16,7 @@ fn section<'a>(document: &'a str, name: &str) -> &'a str {
 }
 
 /// Shows the table to be written, so that a failure can be cured by pasting.
-fn assert_section(document: &str, name: &str, expected: &str) {
+pub fn assert_section(document: &str, name: &str, expected: &str) {
     assert!(section(document, name) == expected, "the section {name} should read:\n\n{expected}");
 }
 

@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::process::{Command, Output};
 
 mod docs;
+mod fidelity;
 
 /// Runs `tpdocker` in an environment that has nothing of the machine's in it.
 fn tpdocker(args: &[&str]) -> Output {

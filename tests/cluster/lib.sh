@@ -19,11 +19,14 @@ VPC_NETWORK=tpdocker-staging-vpc            # Docker network: node and database,
 NODE_SUBNET=10.231.10.0/24 NODE_GATEWAY=10.231.10.1 NODE_IP=10.231.10.10
 VPC_SUBNET=10.231.20.0/24 VPC_NODE_IP=10.231.20.10 DATABASE_IP=10.231.20.20
 POD_CIDR=10.244.0.0/16 SERVICE_CIDR=10.96.0.0/16 DNS_IP=10.96.0.10
+# Addresses that pods reach nobody at, each in its own way (see nowhere).
+HOST_UNREACHABLE=10.231.30.1 NET_UNREACHABLE=10.231.30.2 FILTERED=10.231.30.3
 DATABASE_NAME=mydb.abc123.us-east-1.rds.amazonaws.com
 
 IMAGES=tpdocker-test                        # repository prefix of the images that only the tests use
 BASE_IMAGE=$IMAGES/debian:bookworm
 export HERE REPO STAGING CACHE LABEL NODE DATABASE NODE_NETWORK VPC_NETWORK NODE_SUBNET NODE_GATEWAY NODE_IP
+export HOST_UNREACHABLE NET_UNREACHABLE FILTERED
 export VPC_SUBNET VPC_NODE_IP DATABASE_IP POD_CIDR SERVICE_CIDR DNS_IP DATABASE_NAME IMAGES BASE_IMAGE
 
 # === what a person sees: all on stderr, stdout is for results ===

@@ -14,6 +14,12 @@ use kube::ResourceExt;
 
 use crate::zone::Zone;
 
+/// TXT records of tests, by the bytes of their text, as `txt-BYTES.dns-version` below the domain: one that fits into a
+/// UDP reply only with EDNS, and one that no UDP reply holds.
+const LONG_TEXTS: [usize; 2] = [600, 5000];
+/// What a character string of a TXT record holds (RFC 1035, section 3.3).
+const TEXT_STRING: usize = 255;
+
 /// Everything that the names are made from.
 #[derive(Default)]
 pub struct Snapshot {
@@ -27,6 +33,12 @@ pub fn zone(domain: &Name, snapshot: &Snapshot) -> Zone {
     let mut zone = Zone::new(domain);
     let version = zone.below("dns-version");
     zone.add(&version, RData::TXT(TXT::new(vec!["1.1.0".to_owned()])));
+    for bytes in LONG_TEXTS {
+        let text = "0123456789".repeat(bytes.div_ceil(10));
+        let strings =
+            text.as_bytes()[..bytes].chunks(TEXT_STRING).map(|part| String::from_utf8_lossy(part).into_owned());
+        zone.add(&zone.below(&format!("txt-{bytes}.dns-version")), RData::TXT(TXT::new(strings.collect())));
+    }
     for service in &snapshot.services {
         add_service(&mut zone, service, snapshot);
     }

@@ -104,6 +104,14 @@ fn the_specification_has_a_version() {
     assert_eq!(ask("dns-version.cluster.local.", RecordType::TXT), ["TXT 1.1.0"]);
 }
 
+#[test]
+fn there_are_texts_too_long_for_a_datagram() {
+    for bytes in [600, 5000] {
+        let [text] = ask(&format!("txt-{bytes}.dns-version.cluster.local."), RecordType::TXT).try_into().unwrap();
+        assert_eq!(text.chars().filter(char::is_ascii_digit).count(), bytes, "{text}");
+    }
+}
+
 fn ask(name: &str, kind: RecordType) -> Vec<String> {
     let domain = Name::from_ascii("cluster.local.").unwrap();
     match zone(&domain, &cluster()).lookup(&Name::from_ascii(name).unwrap(), kind) {
