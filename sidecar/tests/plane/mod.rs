@@ -73,6 +73,8 @@ impl Sidecar {
         namespace.ip(&format!("addr add {CONTAINER_IP}/24 dev eth0"));
         namespace.ip("link set eth0 up");
         namespace.ip("route add default via 172.31.9.1");
+        // As the engine does for every container.
+        namespace.run(|| std::fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0")).unwrap();
         let files = tempfile::tempdir().unwrap();
         std::fs::write(files.path().join("resolv.conf"), "nameserver 127.0.0.11\n").unwrap();
         std::fs::write(files.path().join("hosts"), "127.0.0.1\tlocalhost\n").unwrap();
