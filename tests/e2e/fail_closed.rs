@@ -19,6 +19,10 @@ const APP: &str = "tpdocker-e2e-closed";
 const QUESTION: &str = "tpdocker-must-not-leak";
 /// The tap's buffer: it sees all traffic of the machine, in bursts.
 const TAP_BUFFER: usize = 32 << 20;
+/// As much of a frame as it looks at; a question is shorter.
+const SNAP: usize = 2048;
+/// Where nameservers listen.
+const DNS: [u8; 2] = 53_u16.to_be_bytes();
 
 /// One attempt of each kind: a connection to a Service, a datagram to the cluster's nameserver and one to the
 /// Internet's, a name, an echo request.
@@ -56,7 +60,7 @@ fn probe(patience: u32, thing: &str) -> Vec<String> {
     docker(&[&exec[..], &[&patience.to_string(), thing, QUESTION]].concat()).lines().map(str::to_owned).collect()
 }
 
-/// A tap on every interface of the laptop: frames from the sidecar's address, and any that carry the question.
+/// A tap on every interface of the laptop: frames from the sidecar's address, and the question to any nameserver.
 struct Tap {
     seen: Arc<Mutex<Vec<Vec<u8>>>>,
 }
@@ -69,10 +73,10 @@ impl Tap {
         let seen = Arc::<Mutex<Vec<Vec<u8>>>>::default();
         let frames = Arc::downgrade(&seen);
         std::thread::spawn(move || {
-            let mut buffer = vec![0; 1 << 17];
+            let mut buffer = [0; SNAP];
             while let Some(frames) = frames.upgrade() {
                 if let Some(frame) = next(&socket, &mut buffer)
-                    && (is_from(frame, mac) || frame.windows(QUESTION.len()).any(|part| part == QUESTION.as_bytes()))
+                    && (is_from(frame, mac) || asks(frame))
                 {
                     frames.lock().unwrap().push(frame.to_vec());
                 }
@@ -85,9 +89,9 @@ impl Tap {
     fn leaked(&self) -> Vec<Vec<u8>> {
         const LAST: &str = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); \
                             s.sendto(b'tpdocker-control', (socket.gethostbyname('host.docker.internal'), 9))";
-        docker(&["exec", APP, "python3", "-c", LAST]);
         let is_last = |frame: &Vec<u8>| frame.ends_with(b"tpdocker-control");
         until("the tap to see the packet that may leave", PATIENCE, || {
+            docker(&["exec", APP, "python3", "-c", LAST]);
             if self.seen.lock().unwrap().iter().any(is_last) { Ok(()) } else { Err("not yet".into()) }
         });
         let seen = std::mem::take(&mut *self.seen.lock().unwrap());
@@ -98,6 +102,13 @@ impl Tap {
 fn next<'a>(socket: &OwnedFd, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     let length = recv(socket.as_raw_fd(), buffer, MsgFlags::empty()).ok()?;
     Some(&buffer[..length])
+}
+
+/// A datagram or segment over IPv4 to a nameserver, with the question in it.
+fn asks(frame: &[u8]) -> bool {
+    frame.get(12..14) == Some(&[0x08, 0x00])
+        && frame.get(36..38) == Some(&DNS)
+        && frame.windows(QUESTION.len()).any(|part| part == QUESTION.as_bytes())
 }
 
 /// An IP packet of the sidecar's namespace: ARP is the bridge's business, and so is IPv6's discovery of routers and
