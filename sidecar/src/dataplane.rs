@@ -22,7 +22,7 @@ use tpdocker_tunnel::{Echo, Event, Events, Side, Tunnel};
 use crate::callers::Callers;
 use crate::capture::{Capture, CaptureConfig, CaptureError, Cidr, Injector, Rules};
 use crate::deliver::Delivery;
-use crate::files::{self, FileError};
+use crate::files::{self, FileError, OwnName};
 use crate::hold::Hold;
 use crate::host_ports::{HostPortError, HostPorts};
 use crate::link::{Generation, Link};
@@ -230,6 +230,12 @@ async fn keep_addresses(mut changes: Changes, plane: &DataPlane) -> io::Error {
     }
 }
 
+fn own_name(config: &SidecarConfig) -> OwnName {
+    let hostname = nix::unistd::gethostname().unwrap_or_default().to_string_lossy().into_owned();
+    let (names, addresses) = (config.own_names.clone(), config.pod_ips.clone());
+    OwnName { hostname, names, addresses, docker: deliver::own_addresses() }
+}
+
 impl DataPlane {
     pub(crate) fn watch(&self) -> watch::Receiver<SidecarStatus> {
         self.status_tx.subscribe()
@@ -251,7 +257,7 @@ impl DataPlane {
         if let Some(content) = &config.resolv_conf {
             files::write_in_place(&self.options.resolv_conf, content)?;
         }
-        files::set_extra_hosts(&self.options.hosts, &config.extra_hosts)?;
+        files::set_extra_hosts(&self.options.hosts, &own_name(config), &config.extra_hosts)?;
         self.expected_tx.send_replace(Expected { declared: config.declared.clone(), hold: config.hold });
         self.trial().await;
         self.status_tx.send_modify(|status| status.configured = true);

@@ -140,7 +140,7 @@ pub(crate) fn resolve(app: AppAddr) -> AppAddr {
 
 /// Addresses of the namespace's interfaces, without loopback and without link-local ones, which mean nothing without
 /// their interface. Those of the loopback interface come first: they are the pod's, put there for the app to have.
-fn own_addresses() -> Vec<IpAddr> {
+pub(crate) fn own_addresses() -> Vec<IpAddr> {
     let interfaces = match nix::ifaddrs::getifaddrs() {
         Ok(interfaces) => interfaces,
         Err(errno) => {

@@ -19,7 +19,7 @@ use serde_json::{Map, Value, json};
 use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, ROLE_APP, ROLE_SIDECAR, SIDECAR_PATH, SIDECAR_RUN_DIR};
 
 use crate::cli::bypass_network;
-use crate::docker::name_the_laptop;
+use crate::docker::{IPV6_SWITCH, has_ipv6, name_the_laptop};
 use crate::error::{Code, Explain};
 use crate::session::files::plan::UserMount;
 use crate::settings::{AppSpec, ClusterSettings, Hold, NetSpec, SwapTarget, VolumeChoice};
@@ -328,6 +328,11 @@ fn sidecar(mut moved: Map<String, Value>, attachment: &Attachment<'_>) -> Result
         let mut hosts = texts(moved.get("extra_hosts").unwrap_or(&Value::Null));
         name_the_laptop(&mut hosts);
         moved.insert("extra_hosts".into(), json!(hosts));
+    }
+    if has_ipv6()
+        && let Some(sysctls) = moved.entry("sysctls").or_insert_with(|| json!({})).as_object_mut()
+    {
+        sysctls.entry(IPV6_SWITCH.0).or_insert_with(|| json!(IPV6_SWITCH.1));
     }
     if let Some(networks) = moved.get_mut("networks") {
         alias(networks, attachment.service)?;

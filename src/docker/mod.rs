@@ -40,7 +40,9 @@ pub use engine::Engine;
 pub use error::EngineError;
 pub use images::ImageFacts;
 pub use neighbours::{Joined, Neighbours};
-pub use sidecar::{DEFAULT_NETWORK, HOST_GATEWAY, HOST_NAME, Sidecar, SidecarSpec, name_the_laptop};
+pub use sidecar::{
+    DEFAULT_NETWORK, HOST_GATEWAY, HOST_NAME, IPV6_SWITCH, Sidecar, SidecarSpec, has_ipv6, name_the_laptop,
+};
 pub use stdio::Stdio;
 pub use terminal::Window;
 pub use volumes::VolumeSpec;

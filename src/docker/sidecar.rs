@@ -6,7 +6,7 @@
 //! into them.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bollard::errors::Error as ApiError;
 use bollard::models::{
@@ -25,6 +25,8 @@ use crate::settings::{NetSpec, Publish};
 /// The rights of the sidecar: nftables and the queue need `NET_ADMIN`, injected replies need `NET_RAW`.
 const CAPABILITIES: [&str; 2] = ["NET_ADMIN", "NET_RAW"];
 
+/// A container on a network without IPv6 has no `::1` either; a pod has it.
+pub const IPV6_SWITCH: (&str, &str) = ("net.ipv6.conf.all.disable_ipv6", "0");
 /// Bound of the sidecar's own log: it logs events, not traffic, and nobody rotates it.
 const LOG_LIMITS: [(&str, &str); 2] = [("max-size", "1m"), ("max-file", "2")];
 
@@ -128,6 +130,7 @@ impl Engine {
             network_mode: Some(first.to_owned()),
             port_bindings: Some(port_bindings(&net.publish)),
             extra_hosts: Some(net.add_hosts.clone()),
+            sysctls: has_ipv6().then(|| [(IPV6_SWITCH.0.to_owned(), IPV6_SWITCH.1.to_owned())].into()),
             dns: Some(net.dns.iter().map(ToString::to_string).collect()),
             ..Default::default()
         };
@@ -179,6 +182,11 @@ impl Engine {
         }
         Some(EngineError::NameTaken { name: name.to_owned(), holder: self.holder_of_name(name).await })
     }
+}
+
+/// Whether this machine's kernel has IPv6: without it the engine refuses [`IPV6_SWITCH`]. The engine is on this machine.
+pub fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6/conf/all/disable_ipv6").exists()
 }
 
 /// Adds [`HOST_NAME`], unless the user gave it an address.

@@ -188,6 +188,7 @@ impl Session {
         let config = SidecarConfig {
             resolv_conf: net.dns.is_empty().then(|| attached.pod.resolv_conf.clone()),
             extra_hosts: self.host_aliases(),
+            own_names: own_names(&attached.pod),
             declared: self.workload().ports.clone(),
             hold: hold.0,
             pod_ips: attached.pod.pod_ips.clone(),
@@ -300,4 +301,14 @@ impl Session {
             })
             .collect()
     }
+}
+
+/// The names of the pod's own line in its `/etc/hosts`: with a `subdomain` (a StatefulSet's pods) the full one as well.
+fn own_names(pod: &PodView) -> Vec<String> {
+    let names = |line: &str| {
+        let mut words = line.split('#').next()?.split_whitespace();
+        let address = words.next()?.parse().ok()?;
+        pod.pod_ips.contains(&address).then(|| words.map(str::to_owned).collect())
+    };
+    pod.hosts.lines().find_map(names).unwrap_or_default()
 }

@@ -117,6 +117,9 @@ pub struct SidecarConfig {
     pub resolv_conf: Option<String>,
     /// Lines to add to `/etc/hosts` (the pod's host aliases; Docker has written the user's `--add-host`).
     pub extra_hosts: Vec<String>,
+    /// Names that the pod's `/etc/hosts` gives to its own address, the longest first as the kubelet writes them.
+    #[serde(default)]
+    pub own_names: Vec<String>,
     /// Networks in CIDR notation that are reached directly from the laptop and not through the tunnel.
     pub bypass: Vec<String>,
     /// Ports that the cluster expects the app to serve: those the pod's spec declares and those that Services send to.
