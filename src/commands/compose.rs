@@ -127,7 +127,7 @@ async fn prepare(
             reporter.notice(note.to_string());
         }
         let session = Session::new(identity, found, deployment, Some(name.to_owned()), reporter.clone())?;
-        members.push(Member { service, session, net, hold, pod_volumes });
+        members.push(Member { service, session, hold, net, pod_volumes });
     }
     Ok((engine, members))
 }

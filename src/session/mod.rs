@@ -303,7 +303,7 @@ impl Session {
     }
 }
 
-/// The names of the pod's own line in its `/etc/hosts`: with a `subdomain` (a StatefulSet's pods) the full one as well.
+/// The names of the pod's own line in its `/etc/hosts`: with a `subdomain` (pods of a `StatefulSet`) the full one as well.
 fn own_names(pod: &PodView) -> Vec<String> {
     let names = |line: &str| {
         let mut words = line.split('#').next()?.split_whitespace();
