@@ -7,6 +7,7 @@ mod bad_input;
 mod compose;
 mod fail_closed;
 mod files;
+mod flags;
 mod hold;
 mod hot_reload;
 mod images;

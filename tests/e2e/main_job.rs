@@ -78,13 +78,44 @@ fn a_termination_restores_as_an_interrupt_does() {
 #[test]
 fn an_interrupt_while_the_session_is_built_leaves_nothing_behind() {
     let _staging = staging();
-    for step in ["cluster", "proxy", "sidecar"] {
+    for step in ["cluster", "workload", "record", "sidecar", "proxy", "tunnel"] {
         let before = world();
         let session = laptop();
         session.says(step);
         session.interrupt().code(130);
         assert_restored(&before);
     }
+}
+
+#[test]
+fn an_app_that_does_not_start_or_that_ends_before_it_listens_leaves_nothing_behind() {
+    let _staging = staging();
+    for (command, code, said) in [("no-such-program", 127, "no-such-program"), ("false", 1, "")] {
+        let before = world();
+        let ended = Tpdocker::run(&swap(&["--rm", "--entrypoint", command, SERVICE_IMAGE])).code(code);
+        assert!(ended.stderr.contains(said), "{}", ended.stderr);
+        assert_restored(&before);
+    }
+}
+
+#[test]
+fn a_swap_whose_record_was_removed_by_somebody_fails_and_leaves_nothing_behind() {
+    let _staging = staging();
+    let before = world();
+    let script = "import pathlib, socket, time\n\
+        while not pathlib.Path('/tmp/go').exists(): time.sleep(0.05)\n\
+        s = socket.create_server(('', 8080)); time.sleep(600)";
+    let app = "tpdocker-e2e-late";
+    let session =
+        Tpdocker::start(&swap(&["--rm", "--name", app, "--entrypoint", "python3", SERVICE_IMAGE, "-c", script]));
+    session.says("container tpdocker-e2e-late");
+    kubectl(&["annotate", "deployment", "servicename", "tpdocker.dev/swap-"]);
+    docker(&["exec", app, "touch", "/tmp/go"]);
+    let ended = session.wait();
+    assert!(ended.stderr.contains("lost its swap record"), "{}", ended.stderr);
+    assert!(matches!(ended.status.code(), Some(80..=99)), "{ended:?}");
+    assert_restored(&before);
+    assert_eq!(copy_that_answers().as_deref(), Ok("cluster"));
 }
 
 #[test]
