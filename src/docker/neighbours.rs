@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bollard::errors::Error as ApiError;
 use bollard::models::{ContainerInspectResponse, EndpointSettings, EventMessage, NetworkInspect};
@@ -121,14 +121,17 @@ impl Engine {
         Ok(neighbours)
     }
 
-    /// Something happens after which the neighbours may be others. Ends when the engine goes away.
+    /// Something happens after which the neighbours may be others, from this moment on: the engine is asked only when the
+    /// stream is polled first, but remembers what happened before. Ends when the engine goes away.
     pub fn neighbour_events(&self) -> BoxStream<'_, Result<EventMessage, EngineError>> {
         let texts = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
         let filters = HashMap::from([
             ("type".to_owned(), texts(&["network", "container"])),
             ("event".to_owned(), texts(&TELLING)),
         ]);
-        let options = EventsOptions { filters: Some(filters), ..Default::default() };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let since = format!("{}.{:09}", now.as_secs(), now.subsec_nanos());
+        let options = EventsOptions { since: Some(since), filters: Some(filters), ..Default::default() };
         self.api.events(Some(options)).map_err(|error| EngineError::lost("telling what happens", error)).boxed()
     }
 
