@@ -108,7 +108,7 @@ fn a_swap_whose_record_was_removed_by_somebody_fails_and_leaves_nothing_behind()
     let app = "tpdocker-e2e-late";
     let session =
         Tpdocker::start(&swap(&["--rm", "--name", app, "--entrypoint", "python3", SERVICE_IMAGE, "-c", script]));
-    session.says("container tpdocker-e2e-late");
+    session.says("in container ");
     kubectl(&["annotate", "deployment", "servicename", "tpdocker.dev/swap-"]);
     docker(&["exec", app, "touch", "/tmp/go"]);
     let ended = session.wait();
