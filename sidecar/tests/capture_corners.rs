@@ -46,7 +46,9 @@ fn wait_for(tap: &mut Socket, what: &str, wanted: impl Fn(&[u8]) -> bool) {
         match tap.read(&mut buffer) {
             Ok(length) if wanted(buffer.get(14..length).unwrap_or_default()) => return,
             Ok(_) => {}
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            // A socket with a time-out is not restarted after the process was stopped or frozen (signal(7)).
+            Err(error)
+                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
             Err(error) => panic!("{error}"),
         }
     }
