@@ -89,7 +89,7 @@ fn on_the_laptop(place: &Place, targets: &Value) -> Result<Report, String> {
     both(
         place,
         "on the laptop",
-        run("subject", &[IMAGE, "rows", &targets.to_string()]),
+        run("subject", &["--pod-volume", "data=copy", IMAGE, "rows", &targets.to_string()]),
         run("deployment/glibc", &script),
     )
 }

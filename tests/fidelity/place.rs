@@ -80,7 +80,7 @@ impl Place {
         let peers = kubectl(&["get", "pods", "-l", "app=peer", "-o=jsonpath={.items[*].status.podIP}"]);
         let volumes =
             ["config", "one/settings.yaml", "secret", "all", "pod", "live"].map(|it| format!("/etc/probe/{it}"));
-        let volumes = volumes.into_iter().chain([ACCOUNT, "/scratch", "/scratch-below"].map(str::to_owned));
+        let volumes = volumes.into_iter().chain([ACCOUNT, "/scratch", "/scratch-below", "/data"].map(str::to_owned));
         json!({
             "peers": peers.split_whitespace().collect::<Vec<_>>(),
             "peer_service": address("peer"),
@@ -113,6 +113,8 @@ fn config_map(name: &str, data: &Value) -> Value {
 
 fn delete_namespace() {
     kubectl(&["delete", "namespace", NAMESPACE, "--ignore-not-found"]);
+    // Of no namespace, and bound to the claim that is gone.
+    kubectl(&["delete", "persistentvolume", &format!("{NAMESPACE}-data"), "--ignore-not-found"]);
 }
 
 /// `kubectl` in the namespace.
