@@ -8,6 +8,7 @@
 //! - [`workload`]: what `--swap NAME` means, [`candidate`]: the one that was found, and [`ports`]: which of its ports and
 //!   containers matter;
 //! - [`template`]: the proxy's Deployment, a pure function of the workload, with [`security`] and [`resources`];
+//! - [`quantity`]: numbers as Kubernetes writes them;
 //! - [`rights`]: what the session may do, asked before anything changes;
 //! - [`proxy`]: create it and wait, and [`failure`]: say early why it will not start;
 //! - [`mounts`]: what is mounted into the swapped container;
@@ -26,6 +27,7 @@ pub mod mounts;
 pub mod ports;
 pub mod presence;
 pub mod proxy;
+mod quantity;
 pub mod resources;
 pub mod rights;
 pub mod security;

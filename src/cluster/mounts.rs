@@ -5,6 +5,8 @@
 
 use k8s_openapi::api::core::v1::{Container, DownwardAPIVolumeFile, KeyToPath, PodSpec, Volume};
 
+use super::quantity;
+
 /// One mount of the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PodMount {
@@ -131,7 +133,7 @@ fn source_of(volume: &Volume) -> Source {
     if let Some(scratch) = &volume.empty_dir {
         return Source::Scratch {
             memory: scratch.medium.as_deref() == Some("Memory"),
-            size: scratch.size_limit.as_ref().and_then(|quantity| bytes(&quantity.0)).filter(|size| *size > 0),
+            size: scratch.size_limit.as_ref().and_then(|limit| quantity::bytes(&limit.0)).filter(|size| *size > 0),
         };
     }
     if let Some(claim) = &volume.persistent_volume_claim {
@@ -150,29 +152,6 @@ fn source_of(volume: &Volume) -> Source {
 
 fn unknown(what: &str) -> Source {
     Source::Storage { what: what.to_owned(), claim: None, in_proxy: true }
-}
-
-/// A quantity of bytes, as Kubernetes writes them: `64Mi`, `1G`, `1e3`, `128974848`.
-/// <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>
-fn bytes(text: &str) -> Option<u64> {
-    const SUFFIXES: [(&str, f64); 12] = [
-        ("Ki", 1024.0),
-        ("Mi", 1_048_576.0),
-        ("Gi", 1_073_741_824.0),
-        ("Ti", 1_099_511_627_776.0),
-        ("Pi", 1_125_899_906_842_624.0),
-        ("m", 1e-3),
-        ("k", 1e3),
-        ("M", 1e6),
-        ("G", 1e9),
-        ("T", 1e12),
-        ("P", 1e15),
-        ("", 1.0),
-    ];
-    let (number, factor) = SUFFIXES.iter().find_map(|(suffix, factor)| Some((text.strip_suffix(suffix)?, factor)))?;
-    let size = number.parse::<f64>().ok()? * factor;
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be in range")]
-    (size.is_finite() && (0.0..9e18).contains(&size)).then(|| size.ceil() as u64)
 }
 
 #[cfg(test)]
@@ -250,22 +229,5 @@ volumes:
         assert_eq!(closed("{name: other, secret: {secretName: s, defaultMode: 256}}"), None);
         let item = "{name: v, projected: {sources: [{secret: {name: s, items: [{key: k, path: p, mode: 384}]}}]}}";
         assert_eq!(closed(item), Some("v".to_owned()));
-    }
-
-    #[test]
-    fn quantities_are_read_as_kubernetes_writes_them() {
-        for (text, size) in [
-            ("64Mi", Some(64 << 20)),
-            ("1Gi", Some(1 << 30)),
-            ("500M", Some(500_000_000)),
-            ("1500m", Some(2)),
-            ("1e3", Some(1000)),
-            ("0", Some(0)),
-            ("-1", None),
-            ("much", None),
-            ("", None),
-        ] {
-            assert_eq!(bytes(text), size, "{text}");
-        }
     }
 }

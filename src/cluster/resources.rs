@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
+use super::quantity;
 use super::template::Note;
 
 /// name, most that is requested, least that is the limit.
@@ -40,38 +41,10 @@ pub(super) fn for_proxy(original: &ResourceRequirements, notes: &mut Vec<Note>) 
 
 /// `theirs` when it compares well with `ours`, and when it cannot be read: the API server has accepted it.
 fn pick(theirs: &Quantity, ours: &str, keep: fn(f64, f64) -> bool) -> Quantity {
-    match (value(&theirs.0), value(ours)) {
+    match (quantity::value(&theirs.0), quantity::value(ours)) {
         (Some(a), Some(b)) if !keep(a, b) => Quantity(ours.into()),
         _ => theirs.clone(),
     }
-}
-
-/// The number that a quantity means.
-/// <https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/>
-fn value(quantity: &str) -> Option<f64> {
-    const SUFFIXES: [(&str, f64); 15] = [
-        ("Ki", 1024.0),
-        ("Mi", 1_048_576.0),
-        ("Gi", 1_073_741_824.0),
-        ("Ti", 1_099_511_627_776.0),
-        ("Pi", 1_125_899_906_842_624.0),
-        ("Ei", 1_152_921_504_606_846_976.0),
-        ("n", 1e-9),
-        ("u", 1e-6),
-        ("m", 1e-3),
-        ("k", 1e3),
-        ("M", 1e6),
-        ("G", 1e9),
-        ("T", 1e12),
-        ("P", 1e15),
-        ("E", 1e18),
-    ];
-    if let Ok(plain) = quantity.parse() {
-        return Some(plain);
-    }
-    let (number, factor) =
-        SUFFIXES.iter().find_map(|(suffix, factor)| Some((quantity.strip_suffix(suffix)?, factor)))?;
-    number.parse::<f64>().ok().map(|number| number * factor)
 }
 
 #[cfg(test)]
@@ -86,15 +59,6 @@ mod tests {
 
     fn resources(requests: &[(&str, &str)], limits: &[(&str, &str)]) -> ResourceRequirements {
         ResourceRequirements { requests: list(requests), limits: list(limits), claims: None }
-    }
-
-    #[test]
-    fn quantities_mean_what_kubernetes_says() {
-        let cases = [("100m", 0.1), ("2", 2.0), ("0.5", 0.5), ("64Mi", 67_108_864.0), ("1e3", 1000.0), ("1k", 1000.0)];
-        for (text, number) in cases {
-            assert_eq!(value(text), Some(number), "{text}");
-        }
-        assert_eq!(value("plenty"), None);
     }
 
     #[test]

@@ -17,8 +17,10 @@ use tokio::process::Child;
 use tokio::time::timeout;
 
 use super::undo;
+use crate::compose::attach::{Attachment, sidecar_name};
 use crate::compose::client::{Compose, ComposeError};
-use crate::compose::project::{Attachment, Project, SwapService, sidecar_name};
+use crate::compose::extension::SwapService;
+use crate::compose::project::Project;
 use crate::docker::{Engine, EngineError};
 use crate::error::{Bug, Code, Error, Explain};
 use crate::event::Reporter;

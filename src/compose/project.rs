@@ -15,35 +15,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
-use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, ROLE_APP, ROLE_SIDECAR, SIDECAR_PATH, SIDECAR_RUN_DIR};
+use serde_json::Value;
 
-use crate::cli::bypass_network;
-use crate::docker::{IPV6_SWITCH, has_ipv6, name_the_laptop};
+use super::attach::Attachment;
+use super::extension::{EXTENSION, SwapService, swap_of};
 use crate::error::{Code, Explain};
 use crate::session::files::plan::UserMount;
-use crate::settings::{AppSpec, ClusterSettings, Hold, NetSpec, SwapTarget, VolumeChoice};
-
-/// The extension key of a service.
-const EXTENSION: &str = "x-tpdocker";
-/// Keys of a service that belong to the owner of its network namespace; Compose refuses most of them beside
-/// `network_mode: service:…`.
-const NAMESPACE_KEYS: [&str; 14] = [
-    "dns",
-    "dns_opt",
-    "dns_search",
-    "domainname",
-    "expose",
-    "external_links",
-    "extra_hosts",
-    "hostname",
-    "links",
-    "mac_address",
-    "network_mode",
-    "networks",
-    "ports",
-    "sysctls",
-];
 
 /// What is wrong with a Compose file, for us.
 #[derive(Debug, thiserror::Error)]
@@ -86,83 +63,6 @@ impl Explain for ProjectError {
             Self::Shape(_) => None,
         }
     }
-}
-
-/// The value of `x-tpdocker`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Extension {
-    swap: String,
-    namespace: Option<String>,
-    context: Option<String>,
-    hold: Option<String>,
-    /// As `--bypass`.
-    #[serde(default)]
-    bypass: Vec<String>,
-    /// As `--container-to-host`; YAML reads a port alone as a number.
-    #[serde(default, rename = "container-to-host")]
-    container_to_host: Vec<Value>,
-    #[serde(default)]
-    volumes: BTreeMap<String, VolumeWord>,
-}
-
-/// What the service gets for a volume of the pod. A directory of the laptop is what its own `volumes` are for.
-#[derive(Debug, Clone, Copy, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-enum VolumeWord {
-    Skip,
-    Empty,
-    Copy,
-}
-
-impl From<VolumeWord> for VolumeChoice {
-    fn from(word: VolumeWord) -> Self {
-        match word {
-            VolumeWord::Skip => Self::Skip,
-            VolumeWord::Empty => Self::Empty,
-            VolumeWord::Copy => Self::Copy,
-        }
-    }
-}
-
-/// One service that is to be swapped in.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SwapService {
-    /// Its name.
-    pub service: String,
-    /// What it replaces.
-    pub swap: SwapTarget,
-    /// Where.
-    pub cluster: ClusterSettings,
-    /// As for `tpdocker run --hold`.
-    pub hold: Hold,
-    /// What the session has to know of the service's network; Compose sets it up.
-    pub net: NetSpec,
-    /// What it gets for volumes of the pod.
-    pub pod_volumes: BTreeMap<String, VolumeChoice>,
-}
-
-/// What a running session gives to its service.
-#[derive(Debug)]
-pub struct Attachment<'a> {
-    /// The service.
-    pub service: &'a str,
-    /// The session's id.
-    pub session: &'a str,
-    /// The sidecar's image.
-    pub sidecar_image: &'a str,
-    /// The session's directory on the laptop.
-    pub run_dir: &'a Path,
-    /// The pod's host name.
-    pub hostname: &'a str,
-    /// Whether the engine knows an address for `host-gateway`.
-    pub host_gateway: bool,
-    /// The pod's environment; the service's own variables win.
-    pub env: &'a [(String, String)],
-    /// Volumes of the engine with the pod's files, and where the sidecar mounts each.
-    pub volumes: &'a [(String, String)],
-    /// The service as the pod has it: user, groups and mounts; the service's own user wins.
-    pub pod: &'a AppSpec,
 }
 
 /// A resolved Compose project.
@@ -220,25 +120,7 @@ impl Project {
 
     /// Gives a service its sidecar.
     pub fn attach(&mut self, attachment: &Attachment<'_>) -> Result<(), ProjectError> {
-        let services = self.model["services"].as_object_mut().ok_or(ProjectError::Shape("no services"))?;
-        let service = services
-            .get_mut(attachment.service)
-            .and_then(Value::as_object_mut)
-            .ok_or(ProjectError::Shape("a service is gone"))?;
-        let moved: Map<String, Value> = NAMESPACE_KEYS
-            .iter()
-            .filter_map(|key| Some(((*key).to_owned(), service.remove(*key)?)))
-            .filter(|(_, value)| !value.is_null())
-            .collect();
-        let sidecar_name = sidecar_name(attachment.service);
-        join(service, &sidecar_name, attachment)?;
-        services.insert(sidecar_name, sidecar(moved, attachment)?);
-        let model = self.model.as_object_mut().ok_or(ProjectError::Shape("not a map"))?;
-        let volumes = object(model, "volumes")?;
-        for (name, _) in attachment.volumes {
-            volumes.insert(name.clone(), json!({"name": name, "external": true}));
-        }
-        Ok(())
+        attachment.apply(self.model.as_object_mut().ok_or(ProjectError::Shape("not a map"))?)
     }
 
     /// What a service mounts itself.
@@ -265,169 +147,18 @@ impl Project {
     }
 }
 
-/// Name of the sidecar's service.
-pub fn sidecar_name(service: &str) -> String {
-    format!("{service}-tpdocker")
-}
-
-fn swap_of(name: &str, service: &Value, extension: &Value) -> Result<SwapService, ProjectError> {
-    let wrong = |source: Cause| ProjectError::Extension { service: name.into(), source };
-    let extension: Extension = serde_json::from_value(extension.clone()).map_err(|error| wrong(error.into()))?;
-    if let Some(mode) = service["network_mode"].as_str().filter(|mode| *mode != "bridge") {
-        return Err(ProjectError::NetworkMode { service: name.into(), mode: mode.into() });
-    }
-    Ok(SwapService {
-        service: name.into(),
-        swap: extension.swap.parse::<SwapTarget>().map_err(|error| wrong(error.into()))?,
-        cluster: ClusterSettings { context: extension.context, namespace: extension.namespace },
-        hold: extension.hold.map_or(Ok(Hold::default()), |hold| hold.parse()).map_err(|error| wrong(error.into()))?,
-        net: NetSpec {
-            add_hosts: texts(&service["extra_hosts"]),
-            bypass: collected(extension.bypass.iter().map(|text| bypass_network(text))).map_err(wrong)?,
-            host_ports: collected(extension.container_to_host.iter().map(|port| text(port).parse())).map_err(wrong)?,
-            ..NetSpec::default()
-        },
-        pod_volumes: extension.volumes.into_iter().map(|(name, word)| (name, word.into())).collect(),
-    })
-}
-
-/// Makes the service join its sidecar's namespace.
-fn join(service: &mut Map<String, Value>, sidecar_name: &str, attachment: &Attachment<'_>) -> Result<(), ProjectError> {
-    service.insert("network_mode".into(), json!(format!("service:{sidecar_name}")));
-    let depends_on = object(service, "depends_on")?;
-    depends_on.insert(sidecar_name.into(), json!({"condition": "service_healthy", "required": true}));
-    let environment = object(service, "environment")?;
-    for (name, value) in attachment.env {
-        // Compose interpolates what it reads.
-        environment.entry(name.clone()).or_insert_with(|| json!(value.replace('$', "$$")));
-    }
-    label(object(service, "labels")?, attachment.session, ROLE_APP);
-    if let Some(user) = &attachment.pod.user {
-        service.entry("user").or_insert_with(|| json!(user));
-    }
-    if !attachment.pod.groups.is_empty() {
-        let groups = list(service, "group_add")?;
-        groups.extend(attachment.pod.groups.iter().map(|group| json!(group)));
-    }
-    if !attachment.pod.mounts.is_empty() {
-        // The engine would look for a mount's source when the container is created, and it is there when it is started.
-        let bind = json!({"create_host_path": true});
-        list(service, "volumes")?.extend(attachment.pod.mounts.iter().map(|mount| {
-            json!({
-                "type": "bind", "source": mount.source, "target": mount.target, "read_only": mount.read_only, "bind": bind
-            })
-        }));
-    }
-    Ok(())
-}
-
-/// The sidecar's service, with what it takes over.
-fn sidecar(mut moved: Map<String, Value>, attachment: &Attachment<'_>) -> Result<Value, ProjectError> {
-    moved.entry("hostname").or_insert_with(|| json!(attachment.hostname));
-    if attachment.host_gateway {
-        let mut hosts = texts(moved.get("extra_hosts").unwrap_or(&Value::Null));
-        name_the_laptop(&mut hosts);
-        moved.insert("extra_hosts".into(), json!(hosts));
-    }
-    if has_ipv6()
-        && let Some(sysctls) = moved.entry("sysctls").or_insert_with(|| json!({})).as_object_mut()
-    {
-        sysctls.entry(IPV6_SWITCH.0).or_insert_with(|| json!(IPV6_SWITCH.1));
-    }
-    if let Some(networks) = moved.get_mut("networks") {
-        alias(networks, attachment.service)?;
-    }
-    let mut labels = Map::new();
-    label(&mut labels, attachment.session, ROLE_SIDECAR);
-    let mut volumes = vec![json!({"type": "bind", "source": attachment.run_dir, "target": SIDECAR_RUN_DIR})];
-    volumes.extend(
-        attachment
-            .volumes
-            .iter()
-            .map(|(name, path)| json!({"type": "volume", "source": name, "target": path, "volume": {"nocopy": true}})),
-    );
-    let own = json!({
-        "image": attachment.sidecar_image,
-        "pull_policy": "never",
-        "cap_drop": ["ALL"],
-        "cap_add": ["NET_ADMIN", "NET_RAW"],
-        "security_opt": ["no-new-privileges:true"],
-        "restart": "no",
-        "volumes": volumes,
-        "healthcheck": {
-            "test": ["CMD", SIDECAR_PATH, "healthy"],
-            // Compose starts the app as soon as a probe succeeds, so the interval is a part of every start.
-            "interval": "250ms",
-            "timeout": "5s",
-            "retries": 240
-        },
-        "labels": labels,
-    });
-    if let Value::Object(own) = own {
-        moved.extend(own);
-    }
-    Ok(Value::Object(moved))
-}
-
-type Cause = Box<dyn std::error::Error + Send + Sync>;
-
-fn collected<T, E: Into<Cause>>(parsed: impl Iterator<Item = Result<T, E>>) -> Result<Vec<T>, Cause> {
-    parsed.collect::<Result<_, _>>().map_err(Into::into)
-}
-
-/// A string as it is, and anything else as YAML would have it.
-fn text(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
-}
-
 /// The strings of a list; none when it is absent.
-fn texts(list: &Value) -> Vec<String> {
+pub(super) fn texts(list: &Value) -> Vec<String> {
     list.as_array().into_iter().flatten().filter_map(|text| Some(text.as_str()?.to_owned())).collect()
-}
-
-/// Siblings go on finding the service under its own name.
-fn alias(networks: &mut Value, service: &str) -> Result<(), ProjectError> {
-    for network in networks.as_object_mut().ok_or(ProjectError::Shape("networks is not a map"))?.values_mut() {
-        if network.is_null() {
-            *network = json!({});
-        }
-        let settings = network.as_object_mut().ok_or(ProjectError::Shape("a network is not a map"))?;
-        let aliases = settings.entry("aliases").or_insert_with(|| json!([]));
-        aliases.as_array_mut().ok_or(ProjectError::Shape("aliases is not a list"))?.push(json!(service));
-    }
-    Ok(())
-}
-
-fn label(labels: &mut Map<String, Value>, session: &str, role: &str) {
-    labels.insert(LABEL_SESSION.into(), json!(session));
-    labels.insert(LABEL_ROLE.into(), json!(role));
-}
-
-/// The list at `key`, made when absent.
-fn list<'a>(service: &'a mut Map<String, Value>, key: &'static str) -> Result<&'a mut Vec<Value>, ProjectError> {
-    let value = service.entry(key).or_insert(Value::Null);
-    if value.is_null() {
-        *value = json!([]);
-    }
-    value.as_array_mut().ok_or(ProjectError::Shape(key))
-}
-
-/// The map at `key`, made when absent: a resolved model has no lists where a map will do.
-fn object<'a>(
-    service: &'a mut Map<String, Value>,
-    key: &'static str,
-) -> Result<&'a mut Map<String, Value>, ProjectError> {
-    let value = service.entry(key).or_insert(Value::Null);
-    if value.is_null() {
-        *value = json!({});
-    }
-    value.as_object_mut().ok_or(ProjectError::Shape(key))
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
-    use crate::settings::{MountKind, MountSpec};
+    use crate::compose::attach::NAMESPACE_KEYS;
+    use crate::settings::{AppSpec, MountKind, MountSpec, NetSpec, VolumeChoice};
 
     fn project(service: &Value) -> Project {
         let mut model = json!({"name": "shop", "services": {"web": service, "cache": {"image": "redis"}}});
