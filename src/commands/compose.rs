@@ -57,7 +57,7 @@ impl Explain for StillThere {
 
 /// Carries out `tpdocker compose …`.
 pub async fn compose(settings: ComposeSettings, console: &Console) -> Result<u8, Error> {
-    let compose = Compose::new(&settings);
+    let compose = Compose::find(&settings).await?;
     let project = compose.project().await?;
     match settings.action {
         ComposeAction::Up => up(&settings, &compose, project, console).await,

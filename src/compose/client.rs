@@ -1,8 +1,14 @@
-//! `docker compose`, as a child process: it reads the user's files, and runs what we made of them.
+//! Compose, as a child process: it reads the user's files, and runs what we made of them.
+//!
+//! The plugin is run itself, not by `docker compose`. Docker's client starts it as a child and passes signals on only
+//! since 25.0; an older one swallows them, and a project that was told to end would go on for ever. Where the plugin
+//! is, the client knows (`docker info`, with or without an engine that answers).
 
 use std::io;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
+use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 
@@ -13,10 +19,27 @@ use crate::settings::ComposeSettings;
 /// Compose does not do its part.
 #[derive(Debug, thiserror::Error)]
 pub enum ComposeError {
-    /// There is no `docker` command.
-    #[error("`docker compose` cannot be run")]
-    Missing(#[source] io::Error),
-    /// It has no Compose plugin, or does not like the files; it has said so itself.
+    /// A program cannot be run.
+    #[error("`{program}` cannot be run")]
+    Missing {
+        /// Its name or path.
+        program: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Docker's client does not tell its plugins.
+    #[error("`docker info` does not tell where Docker's plugins are: {}", said.trim())]
+    Unknown {
+        /// What it said instead.
+        said: String,
+    },
+    /// The client has no Compose plugin, or one that it cannot use.
+    #[error("Docker's client has no usable Compose plugin{}", why.as_ref().map(|why| format!(": {why}")).unwrap_or_default())]
+    NoPlugin {
+        /// What the client says of the one it found.
+        why: Option<String>,
+    },
+    /// It does not like the files; it has said so itself.
     #[error("`docker compose config` failed: {}", said.trim())]
     Config {
         /// What it said.
@@ -38,7 +61,7 @@ pub enum ComposeError {
 impl Explain for ComposeError {
     fn code(&self) -> Code {
         match self {
-            Self::Missing(_) | Self::Pipe(_) => Code::Engine,
+            Self::Missing { .. } | Self::Unknown { .. } | Self::NoPlugin { .. } | Self::Pipe(_) => Code::Engine,
             Self::Config { .. } => Code::Usage,
             Self::Failed { .. } => Code::Container,
         }
@@ -46,9 +69,10 @@ impl Explain for ComposeError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Missing(_) => Some("install Docker's client with its Compose v2 plugin".into()),
-            // Without the plugin, docker takes `compose` for a word it does not know and complains of what follows.
-            Self::Config { said } if said.contains("docker [OPTIONS] COMMAND") => {
+            Self::Missing { .. } | Self::Unknown { .. } => {
+                Some("install Docker's client with its Compose v2 plugin".into())
+            }
+            Self::NoPlugin { .. } => {
                 Some("install the Compose v2 plugin, for example the package docker-compose-plugin".into())
             }
             _ => None,
@@ -56,23 +80,62 @@ impl Explain for ComposeError {
     }
 }
 
+/// One of the plugins that `docker info` lists.
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Plugin {
+    name: String,
+    path: PathBuf,
+    err: Option<serde_json::Value>,
+}
+
 /// Compose with the options that choose the project.
 #[derive(Debug)]
 pub struct Compose<'a> {
     settings: &'a ComposeSettings,
+    plugin: PathBuf,
 }
 
 impl<'a> Compose<'a> {
-    /// For these settings.
-    pub fn new(settings: &'a ComposeSettings) -> Self {
-        Self { settings }
+    /// For these settings, with the plugin that `docker compose` would run.
+    ///
+    /// # Errors
+    ///
+    /// Without Docker's client, and without the plugin.
+    pub async fn find(settings: &'a ComposeSettings) -> Result<Self, ComposeError> {
+        let asked = Command::new("docker")
+            .args(["info", "--format", "{{json .ClientInfo.Plugins}}"])
+            .stdin(Stdio::null())
+            .output()
+            .await
+            .map_err(|source| ComposeError::Missing { program: "docker".into(), source })?;
+        // Without an engine it complains, and answers nevertheless.
+        let plugins: Option<Vec<Plugin>> = serde_json::from_slice(&asked.stdout)
+            .map_err(|_| ComposeError::Unknown { said: String::from_utf8_lossy(&asked.stderr).into_owned() })?;
+        let found = plugins.into_iter().flatten().find(|plugin| plugin.name == "compose");
+        match found {
+            Some(Plugin { path, err: None, .. }) => Ok(Self { settings, plugin: path }),
+            Some(Plugin { err, .. }) => Err(ComposeError::NoPlugin { why: err.map(|why| why.to_string()) }),
+            None => Err(ComposeError::NoPlugin { why: None }),
+        }
+    }
+
+    /// The plugin as a program of its own, which it takes itself for unless this variable of Docker's client is set.
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.plugin);
+        command.env_remove("DOCKER_CLI_PLUGIN_ORIGINAL_CLI_COMMAND");
+        command
+    }
+
+    fn missing(&self) -> impl FnOnce(io::Error) -> ComposeError {
+        let program = self.plugin.display().to_string();
+        |source| ComposeError::Missing { program, source }
     }
 
     /// The command with the user's own files.
     fn with_files(&self) -> Command {
         let settings = self.settings;
-        let mut command = Command::new("docker");
-        command.arg("compose");
+        let mut command = self.command();
         for file in &settings.files {
             command.arg("--file").arg(file);
         }
@@ -96,12 +159,8 @@ impl<'a> Compose<'a> {
 
     async fn config(&self, format: &str) -> Result<Vec<u8>, ComposeError> {
         let mut command = self.with_files();
-        let output = command
-            .args(["config", "--format", format])
-            .stdin(Stdio::null())
-            .output()
-            .await
-            .map_err(ComposeError::Missing)?;
+        let output =
+            command.args(["config", "--format", format]).stdin(Stdio::null()).output().await.map_err(self.missing())?;
         if !output.status.success() {
             return Err(ComposeError::Config { said: String::from_utf8_lossy(&output.stderr).into_owned() });
         }
@@ -111,42 +170,42 @@ impl<'a> Compose<'a> {
     /// Starts `up` on a rewritten project. The project goes through a pipe: it holds the pod's environment, which is
     /// nothing for a file or for `ps`.
     pub async fn up(&self, project: &Project) -> Result<Child, Error> {
-        let mut command = from_pipe(project)?;
+        let mut command = self.with_pipe(project)?;
         command.arg("up").args(&self.settings.args);
         // A signal for this process's group would reach Compose past the one loop that puts signals in order.
         command.process_group(0);
-        start(command, project).await
+        self.start(command, project).await
     }
 
     /// Removes the containers of these services, and nothing that the user could miss.
     pub async fn remove(&self, project: &Project, services: &[String]) -> Result<(), Error> {
-        let mut command = from_pipe(project)?;
+        let mut command = self.with_pipe(project)?;
         command.args(["rm", "--force", "--stop"]).args(services).stdout(Stdio::null()).stderr(Stdio::null());
         command.process_group(0);
-        finished(start(command, project).await?, "rm").await
+        finished(self.start(command, project).await?, "rm").await
     }
 
     /// `docker compose down` on the user's own files.
     pub async fn down(&self) -> Result<(), Error> {
         let mut command = self.with_files();
         command.arg("down").args(&self.settings.args).stdin(Stdio::null());
-        finished(command.spawn().map_err(ComposeError::Missing)?, "down").await
+        finished(command.spawn().map_err(self.missing())?, "down").await
     }
-}
 
-fn from_pipe(project: &Project) -> Result<Command, ProjectError> {
-    let mut command = Command::new("docker");
-    command.args(["compose", "--project-name", project.name()?, "--file", "-"]);
-    Ok(command)
-}
-
-async fn start(mut command: Command, project: &Project) -> Result<Child, Error> {
-    let mut child = command.stdin(Stdio::piped()).spawn().map_err(ComposeError::Missing)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(project.to_json().as_bytes()).await.map_err(ComposeError::Pipe)?;
-        stdin.shutdown().await.map_err(ComposeError::Pipe)?;
+    fn with_pipe(&self, project: &Project) -> Result<Command, ProjectError> {
+        let mut command = self.command();
+        command.args(["--project-name", project.name()?, "--file", "-"]);
+        Ok(command)
     }
-    Ok(child)
+
+    async fn start(&self, mut command: Command, project: &Project) -> Result<Child, Error> {
+        let mut child = command.stdin(Stdio::piped()).spawn().map_err(self.missing())?;
+        if let Some(mut stdin) = child.stdin.take() {
+            stdin.write_all(project.to_json().as_bytes()).await.map_err(ComposeError::Pipe)?;
+            stdin.shutdown().await.map_err(ComposeError::Pipe)?;
+        }
+        Ok(child)
+    }
 }
 
 async fn finished(mut child: Child, action: &'static str) -> Result<(), Error> {

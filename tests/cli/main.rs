@@ -110,3 +110,36 @@ fn a_working_directory_that_is_gone_is_said() {
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert!(stderr.starts_with("error: cannot tell the working directory"), "{stderr}");
 }
+
+#[test]
+fn a_client_without_compose_is_said_with_what_to_install() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let path = tempfile::tempdir().expect("a directory");
+    let up = || {
+        let output = command().env("PATH", path.path()).args(["compose", "up"]).output().expect("the binary runs");
+        assert_eq!(output.status.code(), Some(85), "{}", told(&output));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(up().starts_with("error: `docker` cannot be run\ncaused by: No such file or directory"), "{}", up());
+
+    // What clients without the plugin, with one that does not start, and what is no Docker at all, print.
+    let client = path.path().join("docker");
+    for (prints, said) in [
+        ("echo '[]'", "Docker's client has no usable Compose plugin\n"),
+        ("echo null", "Docker's client has no usable Compose plugin\n"),
+        (
+            r#"echo '[{"Name":"compose","Path":"/p/docker-compose","Err":"exec format error"}]'"#,
+            "Docker's client has no usable Compose plugin: \"exec format error\"\n",
+        ),
+        (
+            "echo 'no such option' >&2; exit 1",
+            "`docker info` does not tell where Docker's plugins are: no such option\n",
+        ),
+    ] {
+        std::fs::write(&client, format!("#!/bin/sh\n{prints}\n")).expect("a file");
+        std::fs::set_permissions(&client, std::fs::Permissions::from_mode(0o755)).expect("a mode");
+        let stderr = up();
+        assert!(stderr.starts_with(&format!("error: {said}hint: install ")), "{prints}: {stderr}");
+    }
+}

@@ -4,7 +4,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Once, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 /// The namespace of the staging example.
@@ -14,11 +14,21 @@ pub const SERVICE_IMAGE: &str = "examplecom/servicename";
 /// Long enough for anything that a busy machine with two cores does here.
 pub const PATIENCE: Duration = Duration::from_secs(90);
 
+/// Longer than any test takes, and much shorter than whoever runs them will wait.
+const LIMIT: Duration = Duration::from_mins(10);
+
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// The staging example, in the hands of one test. Whatever that test waits for, it ends: after [`LIMIT`] all of the
+/// tests do, with the name of the one and the processes there are.
+pub struct Staging {
+    _alone: MutexGuard<'static, ()>,
+    _ended: mpsc::Sender<()>,
+}
 
 /// The staging example belongs to one test at a time. The first one gets the proxy image of the binary under test into
 /// the cluster.
-pub fn staging() -> MutexGuard<'static, ()> {
+pub fn staging() -> Staging {
     static LOADED: Once = Once::new();
     let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     LOADED.call_once(|| {
@@ -28,7 +38,16 @@ pub fn staging() -> MutexGuard<'static, ()> {
         std::io::Seek::rewind(&mut image).unwrap();
         output(Command::new(repo("tests/cluster/load")).arg("-").stdin(image));
     });
-    alone
+    let (ended, running) = mpsc::channel();
+    let test = std::thread::current().name().unwrap_or_default().to_owned();
+    std::thread::spawn(move || {
+        if running.recv_timeout(LIMIT) == Err(mpsc::RecvTimeoutError::Timeout) {
+            let processes = output(Command::new("ps").args(["-eo", "pid,ppid,pgid,stat,etimes,args"]));
+            eprintln!("{test} has not ended within {LIMIT:?}; these are the processes:\n{processes}");
+            std::process::exit(1);
+        }
+    });
+    Staging { _alone: alone, _ended: ended }
 }
 
 /// A path in the repository.
