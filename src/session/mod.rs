@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Container;
-use tpdocker_protocol::control::{PodView, SidecarConfig, SidecarStatus, SwapRecord};
+use tpdocker_protocol::control::{PodView, PortFailure, SidecarConfig, SidecarStatus, SwapRecord};
 
 use self::access::Access;
 use self::identity::Identity;
@@ -45,6 +45,9 @@ use crate::settings::{ClusterSettings, Hold, NetSpec, SwapTarget};
 const POD_STARTS_WITHIN: Duration = Duration::from_mins(5);
 /// A swap waits for the app as long as the session lives: it may be compiling.
 const APP_LISTENS_WITHIN: Duration = Duration::from_hours(7 * 24);
+
+/// Pause before a proxy that was lost is asked again: its Deployment takes a second or two for another pod.
+const WATCH_AGAIN: Duration = Duration::from_secs(1);
 
 /// What was found in the cluster before anything is changed.
 #[derive(Debug)]
@@ -245,15 +248,22 @@ impl Session {
         cluster.wait_gone(workload, |text| step.progress(text)).await
     }
 
-    /// Warns of ports that the app listens on and the pod cannot open: the wait would be in vain, and silent.
+    /// Warns of ports that the app listens on and the pod cannot open: the wait would be in vain, and silent. When the
+    /// connection is lost the pod of the moment is asked, which may be another one.
     async fn tell_closed_ports(&self, attached: &Attached) -> Infallible {
-        let Err(error) = self.watch_closed_ports(attached).await;
-        tracing::warn!(%error, "the proxy's ports are not watched any more");
-        std::future::pending().await
+        let mut told = Vec::new();
+        loop {
+            let Err(error) = self.watch_closed_ports(attached, &mut told).await;
+            tracing::info!(%error, "the proxy's ports are watched anew");
+            tokio::time::sleep(WATCH_AGAIN).await;
+        }
     }
 
-    async fn watch_closed_ports(&self, attached: &Attached) -> Result<Infallible, ClusterError> {
-        let mut told = Vec::new();
+    async fn watch_closed_ports(
+        &self,
+        attached: &Attached,
+        told: &mut Vec<PortFailure>,
+    ) -> Result<Infallible, ClusterError> {
         let mut control = attached.access.control().await?;
         control.watch().await?;
         loop {
