@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use plane::namespace::Namespace;
-use plane::{CLUSTER_IP, CONTAINER_IP, Cluster, PATIENCE, Sidecar, connected, eventually};
+use plane::{CLUSTER_IP, CONTAINER_IP, Cluster, PATIENCE, Sidecar, ask_and_answer, connected, eventually};
 use socket2::{Domain, Socket, Type};
 use tpdocker_protocol::addr::{Port, Transport};
 use tpdocker_protocol::control::{SidecarConfig, SidecarReply, SidecarRequest};
@@ -165,24 +165,12 @@ fn an_app_that_listens_on_the_containers_address_only_is_reached() {
 fn a_datagram_from_the_cluster_reaches_the_apps_port_and_is_answered_from_it() {
     let (sidecar, cluster_end) = connected();
     let app = sidecar.namespace.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 5353))).unwrap();
-    app.set_read_timeout(Some(PATIENCE)).unwrap();
     let caller = udp(&cluster_end.namespace, CLUSTER_IP);
     caller.connect(cluster(5353)).unwrap();
     eventually("the port is open", || {
         sidecar.status().listening.contains(&Port { transport: Transport::Udp, number: 5353 }).then_some(())
     });
-    caller.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-    app.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-    let mut buffer = [0; 64];
-    let peer = eventually("a question arrives", || {
-        // Until the proxy has opened the port, this is refused.
-        caller.send(b"question").ok()?;
-        app.recv_from(&mut buffer).ok().map(|(_, peer)| peer)
-    });
-    assert_eq!(peer, caller.local_addr().unwrap());
-    app.send_to(b"answer", peer).unwrap();
-    let length = eventually("the answer arrives", || caller.recv(&mut buffer).ok());
-    assert_eq!(&buffer[..length], b"answer");
+    ask_and_answer(&caller, &app);
 }
 
 #[test]

@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use plane::namespace::Namespace;
-use plane::{CLUSTER_IP, CONTAINER_IP, Cluster, PATIENCE, POD_IP, Sidecar, connected, eventually};
+use plane::{CLUSTER_IP, CONTAINER_IP, Cluster, PATIENCE, POD_IP, Sidecar, ask_and_answer, connected, eventually};
 use tpdocker_protocol::addr::{Port, Transport};
 use tpdocker_sidecar::capture::MARK_DELIVERY;
 
 const CLUSTER_IP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x96, 0, 0, 0, 0, 0, 0x10);
 const CONTAINER_IP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 9, 0, 0, 0, 0, 0, 2);
 const WEB: u16 = 8080;
+/// Of the app, too.
+const OTHER: u16 = 8090;
 
 fn tcp(number: u16) -> Port {
     Port { transport: Transport::Tcp, number }
@@ -188,11 +190,16 @@ fn a_declared_port_holds_its_callers_until_the_app_listens_again() {
     let mut app = listen(&sidecar, Ipv4Addr::UNSPECIFIED);
     drop(opened(&cluster, CLUSTER_IP));
     answer(&app);
-    for pause in [Duration::ZERO, Duration::from_millis(400)] {
+    for _ in 0..2 {
+        // Not declared, so its end shows when the sidecar has looked.
+        let other = sidecar.namespace.run(|| TcpListener::bind((Ipv4Addr::UNSPECIFIED, OTHER))).unwrap();
+        let call_other = || cluster.namespace.run(|| TcpStream::connect((CLUSTER_IP, OTHER)));
+        eventually("the other port is open", || call_other().ok());
         leave(app, &sidecar);
+        drop(other);
         // Some come before the sidecar has looked, some after.
         let mut callers = vec![opened(&cluster, CLUSTER_IP)];
-        std::thread::sleep(pause);
+        eventually("the other port is closed", || call_other().err());
         callers.push(connect(&cluster.namespace, CLUSTER_IP).unwrap());
         app = listen(&sidecar, Ipv4Addr::UNSPECIFIED);
         for _ in &callers {
@@ -246,20 +253,8 @@ fn a_declared_udp_port_is_served_whatever_its_number() {
     sidecar.configure_with(&[port], PATIENCE);
     let app = sidecar.namespace.run(|| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port.number))).unwrap();
     let caller = cluster.namespace.run(|| UdpSocket::bind((CLUSTER_IP, 0))).unwrap();
-    for socket in [&app, &caller] {
-        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
-    }
     caller.connect((CLUSTER_IP, port.number)).unwrap();
-    let mut buffer = [0; 64];
-    let peer = eventually("a question arrives", || {
-        // Until the proxy has opened the port, this is refused.
-        caller.send(b"question").ok()?;
-        app.recv_from(&mut buffer).ok().map(|(_, peer)| peer)
-    });
-    assert_eq!(peer, caller.local_addr().unwrap());
-    app.send_to(b"answer", peer).unwrap();
-    let length = eventually("the answer arrives", || caller.recv(&mut buffer).ok());
-    assert_eq!(&buffer[..length], b"answer");
+    ask_and_answer(&caller, &app);
 }
 
 #[test]

@@ -6,7 +6,7 @@
 pub mod namespace;
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
@@ -48,6 +48,23 @@ pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < deadline, "never happened: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// One datagram to the app's port, which `caller` is connected to, and one back; each end sees the other's address.
+pub fn ask_and_answer(caller: &UdpSocket, app: &UdpSocket) {
+    for socket in [caller, app] {
+        socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    }
+    let mut buffer = [0; 64];
+    let peer = eventually("a question arrives", || {
+        // Until the proxy has opened the port, this is refused.
+        caller.send(b"question").ok()?;
+        app.recv_from(&mut buffer).ok().map(|(_, peer)| peer)
+    });
+    assert_eq!(peer, caller.local_addr().unwrap());
+    app.send_to(b"answer", peer).unwrap();
+    let length = eventually("the answer arrives", || caller.recv(&mut buffer).ok());
+    assert_eq!(&buffer[..length], b"answer");
 }
 
 /// The holder with its data plane, in a container's place.
