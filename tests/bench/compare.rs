@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use support::{PATIENCE, Tpdocker, docker, kubeconfig, output, repo, until};
+use support::{PATIENCE, Tpdocker, docker, kubectl_in, load_proxy_image, output, repo, until};
 
 const NAMESPACE: &str = "tpdocker-bench";
 const IMAGE: &str = "tpdocker-test/load:latest";
@@ -71,23 +71,12 @@ fn build() -> PathBuf {
         .expect("a Dockerfile");
     docker(&["build", "-q", "-t", IMAGE, directory.to_str().expect("UTF-8")]);
     output(Command::new(repo("tests/cluster/load")).arg(IMAGE));
-    let proxy = directory.join("proxy.tar");
-    let file = std::fs::File::create(&proxy).expect("a file for the proxy's image");
-    output(Tpdocker::command(&["image", "save"]).stdout(file));
-    let file = std::fs::File::open(proxy).expect("the file that was written");
-    output(Command::new(repo("tests/cluster/load")).arg("-").stdin(file));
+    load_proxy_image();
     program
 }
 
-fn kubectl_command() -> Command {
-    let own = repo("target/staging/bin/kubectl");
-    let mut command = Command::new(if own.exists() { own } else { "kubectl".into() });
-    command.arg("--kubeconfig").arg(kubeconfig()).args(["-n", NAMESPACE]);
-    command
-}
-
 fn kubectl(arguments: &[&str]) -> String {
-    output(kubectl_command().args(arguments))
+    output(kubectl_in(NAMESPACE).args(arguments))
 }
 
 /// The namespace with the server and the workload that is swapped, and a directory for tpdocker; gone when dropped.
@@ -164,7 +153,7 @@ impl Drop for PortForward {
 }
 
 fn through_port_forward(program: &Path) -> Value {
-    let mut child = kubectl_command()
+    let mut child = kubectl_in(NAMESPACE)
         .args(["port-forward", &format!("deployment/{SERVER}"), &format!(":{PORT}")])
         .stdout(Stdio::piped())
         .spawn()

@@ -3,7 +3,6 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::sockopt::RcvBufForce;
@@ -216,8 +215,11 @@ fn with_the_carrier_paused_connections_wait_and_nothing_leaves() {
     let watched = Watched::start();
     watched.session.signal(Signal::SIGSTOP);
     watched.fails_closed(4, &["silence"]);
-    // Until the ends have noticed that the tunnel is dead.
-    std::thread::sleep(Duration::from_secs(16));
+    until("the sidecar to notice that its tunnel is dead", PATIENCE, || {
+        let asked = ["exec", &watched.sidecar, "/tpdocker-sidecar", "healthy"];
+        let health = std::process::Command::new("docker").args(asked).output().unwrap();
+        if health.status.success() { Err("healthy".to_owned()) } else { Ok(()) }
+    });
     watched.fails_closed(15, &["EHOSTUNREACH"]);
     watched.session.signal(Signal::SIGCONT);
     watched.reaches_the_cluster();

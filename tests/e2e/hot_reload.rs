@@ -17,21 +17,8 @@ fn an_edit_on_the_laptop_is_seen_through_the_clusters_service() {
     }
     open_to_everybody(source.path());
     let mount = format!("{}:/app", source.path().display());
-    let session = Tpdocker::start(&[
-        "run",
-        "--swap",
-        "servicename",
-        "-n",
-        NAMESPACE,
-        "--rm",
-        "-e",
-        "COPY=laptop",
-        "-e",
-        "RELOAD=1",
-        "-v",
-        &mount,
-        SERVICE_IMAGE,
-    ]);
+    let flags = ["run", "--swap", "servicename", "-n", NAMESPACE, "--rm", "-e", "COPY=laptop", "-e", "RELOAD=1", "-v"];
+    let session = Tpdocker::start(&[&flags[..], &[&mount, SERVICE_IMAGE]].concat());
     until("the laptop's copy to answer", PATIENCE, || match copy_that_answers() {
         Ok(copy) if copy == "laptop" => Ok(()),
         other => Err(format!("{other:?}")),

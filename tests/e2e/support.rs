@@ -31,13 +31,7 @@ pub struct Staging {
 pub fn staging() -> Staging {
     static LOADED: Once = Once::new();
     let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    LOADED.call_once(|| {
-        let mut image = tempfile::tempfile().unwrap();
-        let saved = Tpdocker::command(&["image", "save"]).stdout(image.try_clone().unwrap()).status().unwrap();
-        assert!(saved.success(), "the proxy image cannot be saved");
-        std::io::Seek::rewind(&mut image).unwrap();
-        output(Command::new(repo("tests/cluster/load")).arg("-").stdin(image));
-    });
+    LOADED.call_once(load_proxy_image);
     let (ended, running) = mpsc::channel();
     let test = std::thread::current().name().unwrap_or_default().to_owned();
     std::thread::spawn(move || {
@@ -48,6 +42,14 @@ pub fn staging() -> Staging {
         }
     });
     Staging { _alone: alone, _ended: ended }
+}
+
+/// Gets the proxy image of the binary under test into the cluster.
+pub fn load_proxy_image() {
+    let mut image = tempfile::tempfile().unwrap();
+    output(Tpdocker::command(&["image", "save"]).stdout(image.try_clone().unwrap()));
+    std::io::Seek::rewind(&mut image).unwrap();
+    output(Command::new(repo("tests/cluster/load")).arg("-").stdin(image));
 }
 
 /// A path in the repository.
@@ -70,11 +72,17 @@ pub fn output(command: &mut Command) -> String {
     String::from_utf8(stdout).unwrap()
 }
 
+/// `kubectl` in a namespace of the cluster under test.
+pub fn kubectl_in(namespace: &str) -> Command {
+    let own = repo("target/staging/bin/kubectl");
+    let mut command = Command::new(if own.exists() { own } else { "kubectl".into() });
+    command.arg("--kubeconfig").arg(kubeconfig()).args(["-n", namespace]);
+    command
+}
+
 /// `kubectl` in the namespace of the example.
 pub fn kubectl(arguments: &[&str]) -> String {
-    let own = repo("target/staging/bin/kubectl");
-    let program = if own.exists() { own } else { "kubectl".into() };
-    output(Command::new(program).arg("--kubeconfig").arg(kubeconfig()).args(["-n", NAMESPACE]).args(arguments))
+    output(kubectl_in(NAMESPACE).args(arguments))
 }
 
 /// `docker`.
@@ -87,12 +95,8 @@ pub fn get_from_a_pod(url: &str) -> Result<serde_json::Value, String> {
     const SCRIPT: &str = "import sys, urllib.request, urllib.error\n\
         try: print(urllib.request.urlopen(sys.argv[1], timeout=10).read().decode())\n\
         except urllib.error.HTTPError as e: print(e.read().decode())";
-    let own = repo("target/staging/bin/kubectl");
-    let program = if own.exists() { own } else { "kubectl".into() };
-    let Output { status, stdout, stderr } = Command::new(program)
-        .arg("--kubeconfig")
-        .arg(kubeconfig())
-        .args(["-n", NAMESPACE, "exec", "deploy/thing1", "--", "python3", "-c", SCRIPT, url])
+    let Output { status, stdout, stderr } = kubectl_in(NAMESPACE)
+        .args(["exec", "deploy/thing1", "--", "python3", "-c", SCRIPT, url])
         .output()
         .map_err(|error| error.to_string())?;
     if !status.success() {

@@ -19,8 +19,8 @@ use std::thread;
 use serde_json::{Value, json};
 
 use compare::{Compared, Declared, Report, Verdict, compare};
-use place::{GLIBC_IMAGE, IMAGE, NAMESPACE, Place, kubectl_command};
-use support::{Tpdocker, repo};
+use place::{GLIBC_IMAGE, IMAGE, NAMESPACE, Place};
+use support::{Tpdocker, kubectl_in, repo};
 
 /// The rows that need glibc.
 const SCRIPT: &str = include_str!("glibc.py");
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
 }
 
 fn exec(workload: &str, container: &str, command: &[&str]) -> Command {
-    let mut kubectl = kubectl_command();
+    let mut kubectl = kubectl_in(NAMESPACE);
     kubectl.args(["exec", workload, "-c", container, "--"]).args(command);
     kubectl
 }

@@ -1,12 +1,11 @@
 //! Where the probe runs: its image, and a namespace of its own with everything that it meets, gone when dropped.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::support::{Tpdocker, docker, kubeconfig, output, repo};
+use crate::support::{docker, kubectl_in, load_proxy_image, output, repo};
 
 /// The namespace.
 pub const NAMESPACE: &str = "fidelity";
@@ -117,16 +116,8 @@ fn delete_namespace() {
     kubectl(&["delete", "persistentvolume", &format!("{NAMESPACE}-data"), "--ignore-not-found"]);
 }
 
-/// `kubectl` in the namespace.
-pub fn kubectl_command() -> Command {
-    let own = repo("target/staging/bin/kubectl");
-    let mut command = Command::new(if own.exists() { own } else { "kubectl".into() });
-    command.arg("--kubeconfig").arg(kubeconfig()).args(["-n", NAMESPACE]);
-    command
-}
-
 fn kubectl(arguments: &[&str]) -> String {
-    output(kubectl_command().args(arguments))
+    output(kubectl_in(NAMESPACE).args(arguments))
 }
 
 /// Builds the probe and its image, and loads the images into the cluster: that one, and the proxy's of the binary under
@@ -150,8 +141,5 @@ pub fn images() {
         .expect("a Dockerfile");
     docker(&["build", "-q", "-t", IMAGE, context.to_str().expect("UTF-8")]);
     output(Command::new(repo("tests/cluster/load")).args([IMAGE, GLIBC_IMAGE]));
-    let proxy = context.join("proxy.tar");
-    output(Tpdocker::command(&["image", "save"]).stdout(File::create(&proxy).expect("a file for the proxy's image")));
-    let file = File::open(proxy).expect("the file that was written");
-    output(Command::new(repo("tests/cluster/load")).arg("-").stdin(file));
+    load_proxy_image();
 }
