@@ -7,7 +7,7 @@ use k8s_openapi::api::apps::v1::Deployment;
 use serde::Serialize;
 use tpdocker_protocol::contract::ANNOTATION_SWAP;
 
-use crate::cluster::{Facts, Note, Workload};
+use crate::cluster::{Facts, Likeness, Note, PodModel, Stance, Workload};
 use crate::session::files::plan::FilesPlan;
 use crate::settings::{AppSpec, NetSpec};
 
@@ -36,8 +36,8 @@ pub struct PlanStep {
 pub struct Found<'a> {
     /// The cluster.
     pub cluster: &'a Facts,
-    /// What is swapped.
-    pub workload: &'a Workload,
+    /// What the session is to the workloads there.
+    pub stance: &'a Stance,
     /// The proxy, as it would be created, and what is different about its pod.
     pub proxy: (Deployment, Vec<Note>),
     /// The user's container.
@@ -50,15 +50,21 @@ pub struct Found<'a> {
 
 /// The plan of `tpdocker run`.
 pub fn plan(found: Found<'_>) -> Plan {
-    let Found { cluster, workload, proxy: (proxy, notes), app, net, files } = found;
-    let original = describe(workload);
+    let Found { cluster, stance, proxy: (proxy, notes), app, net, files } = found;
     let name = proxy.metadata.name.clone().unwrap_or_default();
     let step = |step, does: String| PlanStep { step, does };
-    let steps = vec![
-        step("cluster", cluster.to_string()),
-        step("workload", original.clone()),
-        step("record", format!("annotate it with {ANNOTATION_SWAP}: session, owner, {}", replicas(workload.replicas))),
-        step("proxy", format!("create deployment/{name} from its pod template, wait for its pod")),
+    let mut steps = vec![step("cluster", cluster.to_string()), step("workload", describe(stance))];
+    let made = match stance {
+        Stance::Swap(Workload { replicas: number, .. }) => {
+            let record = format!("annotate it with {ANNOTATION_SWAP}: session, owner, {}", replicas(*number));
+            steps.push(step("record", record));
+            "from its pod template"
+        }
+        Stance::Like(_) => "from its pod template, without its labels and ports",
+        Stance::Outgoing { .. } => "with nothing but the proxy in it",
+    };
+    steps.extend([
+        step("proxy", format!("create deployment/{name} {made}, wait for its pod")),
         step("sidecar", sidecar(net)),
         step("files", mounts(files)),
         step("tunnel", "port-forward to the proxy, admission by the session's key".into()),
@@ -66,9 +72,16 @@ pub fn plan(found: Found<'_>) -> Plan {
             "app",
             format!("run {} in the sidecar's network namespace with the pod's environment and files", app.image),
         ),
-        step("swap", format!("when the app listens on {}: scale the original to 0", ports(workload))),
-        step("restore", format!("at the end: scale back to {}, delete the proxy", replicas(workload.replicas))),
-    ];
+    ]);
+    match stance {
+        Stance::Swap(Workload { pod, replicas: number, .. }) => steps.extend([
+            step("swap", format!("when the app listens on {}: scale the original to 0", ports(pod))),
+            step("restore", format!("at the end: scale back to {}, delete the proxy", replicas(*number))),
+        ]),
+        Stance::Like(_) | Stance::Outgoing { .. } => {
+            steps.push(step("restore", "at the end: delete the proxy; nothing is swapped".to_owned()));
+        }
+    }
     let notes = notes.iter().map(ToString::to_string).chain(files.notices.iter().cloned());
     Plan { steps, notes: notes.collect(), proxy }
 }
@@ -88,15 +101,26 @@ impl Plan {
     }
 }
 
+/// What is swapped, or that nothing is.
+pub fn describe(stance: &Stance) -> String {
+    match stance {
+        Stance::Swap(workload) => swapped(workload),
+        Stance::Like(Likeness { of, pod, .. }) => {
+            format!("like {of}, container {}; nothing is swapped, and no traffic taken", pod.container)
+        }
+        Stance::Outgoing { .. } => "only outgoing; nothing is swapped".to_owned(),
+    }
+}
+
 /// `deployment/servicename, 2 replicas, container servicename, ports 8080/tcp, service servicename`.
-pub fn describe(workload: &Workload) -> String {
+fn swapped(workload: &Workload) -> String {
     let mut text = format!(
         "{}/{}, {}, container {}, ports {}",
         workload.reference.kind.slug(),
         workload.reference.name,
         replicas(workload.replicas),
-        workload.container,
-        ports(workload)
+        workload.pod.container,
+        ports(&workload.pod)
     );
     if !workload.services.is_empty() {
         let _ = write!(text, ", service {}", workload.services.join(", "));
@@ -105,8 +129,8 @@ pub fn describe(workload: &Workload) -> String {
 }
 
 /// `8080/tcp, 9090/tcp`, or `none`.
-pub fn ports(workload: &Workload) -> String {
-    match &workload.ports[..] {
+pub fn ports(pod: &PodModel) -> String {
+    match &pod.ports[..] {
         [] => "none".into(),
         ports => ports.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     }

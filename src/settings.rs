@@ -120,6 +120,17 @@ pub struct SwapTarget {
     pub container: Option<String>,
 }
 
+/// What a container is to the workloads of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Intent {
+    /// `--swap`: it takes the place of this one.
+    Swap(SwapTarget),
+    /// `--like`: it has what pods of this one have, and none of their traffic.
+    Like(SwapTarget),
+    /// Neither: it reaches what a plain pod reaches.
+    Outgoing,
+}
+
 /// Kinds that a swap can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetKind {
@@ -149,8 +160,8 @@ impl Default for Hold {
 pub struct RunSettings {
     /// The cluster.
     pub cluster: ClusterSettings,
-    /// What is swapped.
-    pub swap: SwapTarget,
+    /// What the container is to the workloads of the cluster.
+    pub intent: Intent,
     /// The proxy image, when not the one that belongs to this binary.
     pub proxy_image: Option<String>,
     /// The user's container.

@@ -6,26 +6,35 @@
 
 use k8s_openapi::api::apps::v1::Deployment;
 use tpdocker::cluster::template::{Note, ProxySpec, control_port, proxy_deployment, proxy_name};
-use tpdocker::cluster::{ClusterError, Workload};
+use tpdocker::cluster::{ClusterError, Stance, Workload};
 
 #[path = "plan/support.rs"]
 mod support;
 
-use support::{read, workload};
+use support::{likeness, read, workload};
 
 fn plan(workload: &Workload) -> Result<(Deployment, Vec<Note>), ClusterError> {
+    planned(&Stance::Swap(workload.clone()))
+}
+
+fn planned(stance: &Stance) -> Result<(Deployment, Vec<Note>), ClusterError> {
     let proxy = ProxySpec {
         session: "0123456789abcdef".into(),
+        owner: "ann@laptop".into(),
+        since: "2026-01-02T03:04:05Z".into(),
         public_key: [0xab; 32],
         image: "tpdocker-proxy:0.1.0".into(),
-        control_port: control_port(workload),
+        control_port: control_port(stance.pod()),
     };
-    proxy_deployment(workload, &proxy)
+    proxy_deployment(stance, &proxy)
 }
 
 fn check(name: &str) {
-    let workload = workload(&read(name), None);
-    let (deployment, notes) = plan(&workload).unwrap();
+    matches(name, &Stance::Swap(workload(&read(name), None)));
+}
+
+fn matches(name: &str, stance: &Stance) {
+    let (deployment, notes) = planned(stance).unwrap();
     let notes: Vec<String> = notes.iter().map(ToString::to_string).collect();
     insta::with_settings!({ snapshot_path => "plan", prepend_module_to_snapshot => false, omit_expression => true }, {
         insta::assert_yaml_snapshot!(name, serde_json::json!({ "deployment": deployment, "notes": notes }));
@@ -63,9 +72,29 @@ fn volumes_stay_and_long_names_are_cut() {
 }
 
 #[test]
+fn a_session_on_its_own_is_a_pod_of_the_proxy_alone_which_restricted_admits() {
+    matches("outgoing", &Stance::outgoing("staging"));
+}
+
+#[test]
+fn a_session_beside_a_deployment_has_what_its_pods_are_given_and_no_label_of_theirs() {
+    matches("like-siblings", &Stance::Like(likeness(&read("siblings"), None)));
+}
+
+#[test]
+fn a_session_beside_a_stateful_set_is_none_of_its_pods_and_leaves_the_claims() {
+    matches("like-stateful", &Stance::Like(likeness(&read("stateful"), None)));
+}
+
+#[test]
+fn a_session_beside_a_deployment_leaves_its_claims_too() {
+    matches("like-volumes", &Stance::Like(likeness(&read("volumes"), None)));
+}
+
+#[test]
 fn a_pod_on_the_nodes_network_is_refused() {
     let mut workload = workload(&read("plain"), None);
-    workload.template.spec.as_mut().unwrap().host_network = Some(true);
+    workload.pod.template.spec.as_mut().unwrap().host_network = Some(true);
     let error = plan(&workload).unwrap_err();
     assert!(matches!(error, ClusterError::NotSwappable { .. }), "{error:?}");
     assert!(error.to_string().contains("hostNetwork"), "{error}");
@@ -84,8 +113,8 @@ fn names_fit_into_a_host_name_whatever_the_workloads_length() {
 #[test]
 fn a_named_container_wins_over_the_services_choice() {
     let items = read("siblings");
-    assert_eq!(workload(&items, None).container, "checkout");
-    assert_eq!(workload(&items, Some("exporter")).container, "exporter");
+    assert_eq!(workload(&items, None).pod.container, "checkout");
+    assert_eq!(workload(&items, Some("exporter")).pod.container, "exporter");
 }
 
 #[test]

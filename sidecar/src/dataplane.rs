@@ -16,7 +16,7 @@ use tokio::net::UnixStream;
 use tokio::sync::{Mutex, watch};
 use tpdocker_protocol::addr::Port;
 use tpdocker_protocol::contract::{SIDECAR_RUN_DIR, SIDECAR_SOCKET};
-use tpdocker_protocol::control::{SidecarConfig, SidecarStatus};
+use tpdocker_protocol::control::{Incoming, SidecarConfig, SidecarStatus};
 use tpdocker_tunnel::{Echo, Event, Events, Side, Tunnel};
 
 use crate::callers::Callers;
@@ -110,6 +110,7 @@ pub(crate) struct DataPlane {
 struct Expected {
     declared: Vec<Port>,
     hold: Duration,
+    incoming: Incoming,
 }
 
 impl Default for Options {
@@ -190,7 +191,8 @@ async fn announce(
                 Err(error) => return error,
             },
             Ok(()) = expected_rx.changed() => {
-                let Expected { declared, hold: patience } = expected_rx.borrow_and_update().clone();
+                let Expected { declared, hold: patience, incoming } = expected_rx.borrow_and_update().clone();
+                hold.admit(incoming);
                 app_ports.set_declared(declared.iter().copied());
                 hold.configure(declared, patience);
             }
@@ -258,7 +260,8 @@ impl DataPlane {
             files::write_in_place(&self.options.resolv_conf, content)?;
         }
         files::set_extra_hosts(&self.options.hosts, &own_name(config), &config.extra_hosts)?;
-        self.expected_tx.send_replace(Expected { declared: config.declared.clone(), hold: config.hold });
+        let SidecarConfig { hold, incoming, .. } = *config;
+        self.expected_tx.send_replace(Expected { declared: config.declared.clone(), hold, incoming });
         self.trial().await;
         self.status_tx.send_modify(|status| status.configured = true);
         Ok(())

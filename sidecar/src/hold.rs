@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use tpdocker_protocol::addr::{Listener, Port, Transport};
+use tpdocker_protocol::control::Incoming;
 
 use crate::ports::Sockets;
 
@@ -22,6 +23,7 @@ use crate::ports::Sockets;
 pub(crate) struct Hold {
     declared: BTreeSet<Port>,
     patience: Duration,
+    incoming: Incoming,
     sockets: Sockets,
     /// Listeners that are gone, and until when they are kept.
     kept: BTreeMap<Listener, Instant>,
@@ -32,6 +34,11 @@ impl Hold {
     pub(crate) fn configure(&mut self, declared: impl IntoIterator<Item = Port>, patience: Duration) {
         self.declared = declared.into_iter().filter(|port| port.transport == Transport::Tcp).collect();
         self.patience = patience;
+    }
+
+    /// From where the ports are reached.
+    pub(crate) fn admit(&mut self, incoming: Incoming) {
+        self.incoming = incoming;
     }
 
     /// The app listens on these sockets, and on no others.
@@ -59,9 +66,15 @@ impl Hold {
 
     /// What the pod has to listen on.
     pub(crate) fn open(&self) -> Vec<Listener> {
-        let listeners: BTreeSet<_> =
-            self.sockets.iter().map(|(listener, _)| listener).chain(self.kept.keys()).collect();
-        listeners.into_iter().copied().collect()
+        let listeners = self.sockets.iter().map(|(listener, _)| listener).chain(self.kept.keys()).copied();
+        let listeners: BTreeSet<Listener> = match self.incoming {
+            Incoming::Cluster => listeners.collect(),
+            Incoming::Siblings => {
+                listeners.map(|Listener { port, scope }| Listener { port, scope: scope.loopback() }).collect()
+            }
+            Incoming::Nobody => BTreeSet::new(),
+        };
+        listeners.into_iter().collect()
     }
 
     /// The ports on which the app listens, other than on loopback.
@@ -105,6 +118,19 @@ mod tests {
         let mut hold = Hold::default();
         hold.configure([WEB, DNS], patience);
         hold
+    }
+
+    #[test]
+    fn ports_are_open_only_to_whom_they_are_for() {
+        let mut hold = hold(PATIENCE);
+        hold.handle_input(listening(&[WEB, DNS]), Instant::now());
+        let scopes = |hold: &Hold| hold.open().iter().map(|listener| listener.scope).collect::<Vec<_>>();
+        assert_eq!(scopes(&hold), [Scope::AnyV4; 2]);
+        hold.admit(Incoming::Siblings);
+        assert_eq!(scopes(&hold), [Scope::LoopbackV4; 2]);
+        hold.admit(Incoming::Nobody);
+        assert_eq!(scopes(&hold), []);
+        assert_eq!(hold.public().len(), 2, "the app listens all the same");
     }
 
     #[test]

@@ -53,7 +53,7 @@ impl From<Format> for OutputFormat {
 
 #[derive(Debug, Subcommand)]
 enum Sub {
-    /// Run a container in the place of a workload; takes docker run's flags.
+    /// Run a container as a pod of the cluster, or in the place of a workload; takes docker run's flags.
     #[command(disable_help_flag = true, override_help = help::run())]
     Run,
     /// Run a compose project whose services stand in for workloads.
@@ -167,11 +167,11 @@ impl Globals {
 
 impl Cli {
     /// What it means. `run` is read elsewhere: without it in sight this is a mistake of the caller's, answered as the
-    /// missing flag it would be.
+    /// missing image it would be.
     pub(super) fn settings(self, around: &Surroundings) -> Result<Settings, UsageError> {
         let outer = self.globals;
         let (globals, command) = match self.command {
-            Sub::Run => return Err(UsageError::NoSwap),
+            Sub::Run => return Err(UsageError::NoImage),
             Sub::Version(globals) => (globals, Command::Version),
             Sub::Compose(args) => (args.globals.clone(), Command::Compose(args.settings(around))),
             Sub::Restore(args) => {

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::settings::{AppSpec, ClusterSettings, Hold, NetSpec, OutputFormat, RunSettings, SwapTarget, VolumeChoice};
+use crate::settings::{
+    AppSpec, ClusterSettings, Hold, Intent, NetSpec, OutputFormat, RunSettings, SwapTarget, VolumeChoice,
+};
 
 use super::error::UsageError;
 
@@ -16,6 +18,7 @@ pub(super) struct Draft {
     pub(super) output: Option<OutputFormat>,
     pub(super) cluster: ClusterSettings,
     pub(super) swap: Option<SwapTarget>,
+    pub(super) like: Option<SwapTarget>,
     pub(super) proxy_image: Option<String>,
     pub(super) hold: Hold,
     pub(super) dry_run: bool,
@@ -31,7 +34,12 @@ pub(super) struct Draft {
 impl Draft {
     /// The settings, once the image and what follows it are known.
     pub(super) fn finish(self, mut rest: Vec<String>) -> Result<RunSettings, UsageError> {
-        let swap = self.swap.ok_or(UsageError::NoSwap)?;
+        let intent = match (self.swap, self.like) {
+            (Some(_), Some(_)) => return Err(UsageError::SwapAndLike),
+            (Some(target), None) => Intent::Swap(target),
+            (None, Some(target)) => Intent::Like(target),
+            (None, None) => Intent::Outgoing,
+        };
         if rest.first().is_none_or(String::is_empty) {
             return Err(UsageError::NoImage);
         }
@@ -41,7 +49,7 @@ impl Draft {
         let app = AppSpec { image, command, env, env_unset, ..self.app };
         Ok(RunSettings {
             cluster: self.cluster,
-            swap,
+            intent,
             proxy_image: self.proxy_image,
             app,
             net: self.net,

@@ -62,9 +62,9 @@ pub enum UsageError {
         /// The flag's long name.
         flag: &'static str,
     },
-    /// `run` without `--swap`.
-    #[error("`tpdocker run` needs --swap: the Service or workload that the container stands in for")]
-    NoSwap,
+    /// Both of what excludes each other.
+    #[error("--swap and --like exclude each other: the first takes a workload's traffic, the second takes none")]
+    SwapAndLike,
     /// `run` without an image.
     #[error("`tpdocker run` needs an image")]
     NoImage,
@@ -129,8 +129,8 @@ impl Explain for UsageError {
             Self::BadValue { source: ValueError::Unsupported { instead, .. }, .. } => Some(instead.clone()),
             Self::NotUtf8 { .. } | Self::BadValue { source: ValueError::File { .. }, .. } => None,
             Self::BadSyntax { .. } | Self::BadValue { .. } | Self::Repeated { .. } => Some(SEE_HELP.into()),
-            Self::NoSwap => Some("tpdocker run --swap SERVICE IMAGE".into()),
-            Self::NoImage => Some("tpdocker run --swap SERVICE [FLAGS] IMAGE [COMMAND] [ARG...]".into()),
+            Self::SwapAndLike => Some("--swap alone gives environment and files as well".into()),
+            Self::NoImage => Some("tpdocker run [--swap SERVICE] [FLAGS] IMAGE [COMMAND] [ARG...]".into()),
             Self::Clap { tip, .. } => Some(tip.clone()),
         }
     }

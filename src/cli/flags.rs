@@ -128,6 +128,12 @@ use Arity::{Switch, Value};
 /// Every flag, in the order of the help: ours, then docker's by the alphabet.
 pub static FLAGS: &[Flag] = &[
     ours("swap", Value("[KIND/]NAME[:CONTAINER]"), value::swap, "Service or workload that the container stands in for"),
+    ours(
+        "like",
+        Value("[KIND/]NAME[:CONTAINER]"),
+        value::like,
+        "Take its environment and files, and none of its traffic",
+    ),
     short('n', ours("namespace", Value("NAME"), value::namespace, "Namespace; the context's when absent")),
     ours("context", Value("NAME"), value::context, "Context of the kubeconfig; its current one when absent"),
     ours("proxy-image", Value("REF"), value::proxy_image, "Proxy image, when not the one that belongs to this binary"),

@@ -10,8 +10,9 @@ const COLUMN: usize = 36;
 /// The whole text.
 pub(super) fn run() -> String {
     let mut text = String::from(
-        "Run a container in the place of a workload of the cluster.\n\n\
-         Usage: tpdocker run --swap [KIND/]NAME[:CONTAINER] [FLAGS] IMAGE [COMMAND] [ARG...]\n\n\
+        "Run a container as a pod of the cluster: in the place of a workload (--swap), beside one with its\n\
+         environment and files (--like), or with nothing but the way out to what a pod reaches (neither).\n\n\
+         Usage: tpdocker run [--swap|--like [KIND/]NAME[:CONTAINER]] [FLAGS] IMAGE [COMMAND] [ARG...]\n\n\
          The flags are those of `docker run`, with the same meaning and the same syntax. What follows the\n\
          image belongs to the app.\n",
     );
@@ -21,7 +22,9 @@ pub(super) fn run() -> String {
         flag.origin == Origin::Docker && flag.acts != Acts::App
     });
     text.push_str(
-        "\nExample:\n  tpdocker run --swap servicename --rm -it -v $(pwd):/app -p 8080:8080 examplecom/servicename\n",
+        "\nExample:\n  tpdocker run --swap servicename --rm -it -v $(pwd):/app -p 8080:8080 examplecom/servicename\n  \
+         tpdocker run --like servicename --rm -it examplecom/servicename sh\n  \
+         tpdocker run -n staging --rm curlimages/curl http://servicename/\n",
     );
     text
 }

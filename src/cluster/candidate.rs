@@ -11,6 +11,7 @@ use crate::settings::SwapTarget;
 
 use super::error::ClusterError;
 use super::ports;
+use super::stance::{Likeness, PodModel, Withheld, WithheldClaim};
 use super::workload::{Kind, Stateful, Workload, WorkloadRef};
 
 /// An object that may be swapped: the common part of the three kinds.
@@ -24,6 +25,8 @@ pub struct Candidate {
     template: PodTemplateSpec,
     selector: LabelSelector,
     stateful: Option<Stateful>,
+    /// Of a `StatefulSet`'s templates.
+    claims: Vec<Withheld>,
 }
 
 impl From<Deployment> for Candidate {
@@ -47,10 +50,11 @@ impl From<StatefulSet> for Candidate {
         let spec = it.spec.unwrap_or_default();
         let ready = it.status.and_then(|status| status.ready_replicas);
         let claims = spec.volume_claim_templates.iter().flatten().filter_map(|claim| claim.metadata.name.clone());
-        let stateful =
-            Stateful { service_name: spec.service_name.filter(|name| !name.is_empty()), claims: claims.collect() };
+        let claims = claims.map(|volume| Withheld { volume, claim: WithheldClaim::Template }).collect();
         let found = Self::new(Kind::StatefulSet, it.metadata, spec.replicas, ready, Some(spec.template), spec.selector);
-        Self { stateful: Some(stateful), ..found }
+        let service_name = spec.service_name.filter(|name| !name.is_empty());
+        let stateful = Stateful { first_pod: format!("{}-0", found.name()), service_name };
+        Self { stateful: Some(stateful), claims, ..found }
     }
 }
 
@@ -67,7 +71,8 @@ impl Candidate {
         let is_proxy = labels.is_some_and(|labels| labels.contains_key(LABEL_SESSION));
         let (template, ready) = (template.unwrap_or_default(), ready.unwrap_or(0));
         // The API server's default for an absent number is one.
-        Self { kind, metadata, is_proxy, replicas: replicas.unwrap_or(1), ready, template, selector, stateful: None }
+        let replicas = replicas.unwrap_or(1);
+        Self { kind, metadata, is_proxy, replicas, ready, template, selector, stateful: None, claims: Vec::new() }
     }
 
     /// `kind/name`, as `--swap` takes it.
@@ -84,13 +89,30 @@ impl Candidate {
         self.metadata.name.as_deref().unwrap_or_default()
     }
 
-    /// The workload that `target` means, if this object may be swapped. `services` are those of its namespace.
-    pub fn into_workload(self, target: &SwapTarget, services: &[Service]) -> Result<Workload, ClusterError> {
-        let reference = WorkloadRef {
+    fn reference(&self) -> WorkloadRef {
+        WorkloadRef {
             kind: self.kind,
             namespace: self.metadata.namespace.clone().unwrap_or_default(),
             name: self.name().to_owned(),
-        };
+        }
+    }
+
+    /// What `target` means to a session that is to be like this object.
+    pub fn into_likeness(self, target: &SwapTarget, services: &[Service]) -> Result<Likeness, ClusterError> {
+        let WorkloadRef { namespace, name, .. } = self.reference();
+        let services = self.served_by(services);
+        let container = choose_container(&self.reference(), &self.template, target, &services)?;
+        let of = self.slug();
+        Ok(Likeness { of, namespace, name, pod: PodModel::beside(self.template, container, self.claims) })
+    }
+
+    fn served_by<'a>(&self, services: &'a [Service]) -> Vec<&'a Service> {
+        services.iter().filter(|service| ports::selects(service, &self.template)).collect()
+    }
+
+    /// The workload that `target` means, if this object may be swapped. `services` are those of its namespace.
+    pub fn into_workload(self, target: &SwapTarget, services: &[Service]) -> Result<Workload, ClusterError> {
+        let reference = self.reference();
         let refuse =
             |why: String, cure: Option<String>| ClusterError::NotSwappable { what: reference.to_string(), why, cure };
         if self.is_proxy {
@@ -101,8 +123,7 @@ impl Candidate {
             let why = format!("{} `{}` owns it and would undo the change", owner.kind, owner.name);
             return Err(refuse(why, Some(format!("swap {}/{} instead", owner.kind.to_lowercase(), owner.name))));
         }
-        let services: Vec<&Service> =
-            services.iter().filter(|service| ports::selects(service, &self.template)).collect();
+        let services = self.served_by(services);
         let container = choose_container(&reference, &self.template, target, &services)?;
         let ports = ports::containers(&self.template)
             .iter()
@@ -115,12 +136,9 @@ impl Candidate {
             resource_version: self.metadata.resource_version.unwrap_or_default(),
             replicas: self.replicas,
             ready: self.ready,
-            template: self.template,
+            pod: PodModel { template: self.template, container, ports, stateful: self.stateful, withheld: self.claims },
             selector: self.selector,
-            container,
-            ports,
             services: services.iter().map(|service| service.name_any()).collect(),
-            stateful: self.stateful,
         })
     }
 }

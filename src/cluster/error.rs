@@ -188,6 +188,14 @@ pub enum ClusterError {
         /// What to do instead.
         cure: Option<String>,
     },
+    /// Something has the name and no pod can be made like its pods.
+    #[error("a session cannot be like {what}: {why}")]
+    Unlike {
+        /// Kind and name.
+        what: String,
+        /// Why not.
+        why: String,
+    },
     /// Several workloads fit.
     #[error("`{name}` could be {}", listed(.candidates))]
     Ambiguous {
@@ -324,6 +332,7 @@ impl Explain for ClusterError {
             Self::NoNamespace { .. }
             | Self::NotFound { .. }
             | Self::NotSwappable { .. }
+            | Self::Unlike { .. }
             | Self::Ambiguous { .. }
             | Self::Container { .. }
             | Self::Changed { .. } => Code::Workload,
@@ -376,7 +385,11 @@ impl Explain for ClusterError {
             Self::Tunnel { source, .. } if source.status() == Some(403) => {
                 "the login needs `create` on `pods/portforward` (and `get` on clusters before 1.35)".into()
             }
-            Self::Tunnel { .. } | Self::Protocol(_) | Self::Request { .. } | Self::Changed { .. } => return None,
+            Self::Tunnel { .. }
+            | Self::Protocol(_)
+            | Self::Request { .. }
+            | Self::Changed { .. }
+            | Self::Unlike { .. } => return None,
         })
     }
 }

@@ -7,7 +7,8 @@
 //! - [`connect`]: kubeconfig to [`Cluster`];
 //! - [`workload`]: what `--swap NAME` means, [`candidate`]: the one that was found, and [`ports`]: which of its ports and
 //!   containers matter;
-//! - [`template`]: the proxy's Deployment, a pure function of the workload, with [`security`] and [`resources`];
+//! - [`stance`]: whether a session takes a workload's place, is like one, or is on its own, and the pod to be made after;
+//! - [`template`]: the proxy's Deployment, a pure function of the stance, with [`security`] and [`resources`];
 //! - [`quantity`]: numbers as Kubernetes writes them;
 //! - [`rights`]: what the session may do, asked before anything changes;
 //! - [`proxy`]: create it and wait, and [`failure`]: say early why it will not start;
@@ -31,6 +32,7 @@ mod quantity;
 pub mod resources;
 pub mod rights;
 pub mod security;
+pub mod stance;
 pub mod swap;
 pub mod template;
 pub mod workload;
@@ -42,6 +44,7 @@ pub use error::ClusterError;
 pub use files::FilesFeed;
 pub use mounts::{PodMount, Source};
 pub use proxy::{Proxy, ProxyPod};
+pub use stance::{Likeness, PodModel, Stance};
 pub use swap::Restored;
 pub use template::{Note, ProxySpec, control_port, proxy_deployment};
 pub use workload::{Kind, Workload, WorkloadRef};

@@ -6,6 +6,7 @@
 use k8s_openapi::api::core::v1::{Container, DownwardAPIVolumeFile, KeyToPath, PodSpec, Volume};
 
 use super::quantity;
+use super::stance::{Withheld, WithheldClaim};
 
 /// One mount of the container.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +43,7 @@ pub enum Source {
         what: String,
         /// The claim's name.
         claim: Option<String>,
-        /// The proxy's pod has it too. A claim made from a `StatefulSet`'s template stays with the original.
+        /// The proxy's pod has it too, and not an empty directory in its place ([`Withheld`]).
         in_proxy: bool,
     },
 }
@@ -69,12 +70,17 @@ pub fn of_container(pod: &PodSpec, container: &str) -> Vec<PodMount> {
         .collect()
 }
 
-/// The same with the volumes of a `StatefulSet`'s claim templates marked: a template has none of them, and the proxy's pod
-/// an empty directory.
-pub fn with_claims(mut mounts: Vec<PodMount>, claims: &[String]) -> Vec<PodMount> {
-    for mount in mounts.iter_mut().filter(|mount| claims.contains(&mount.volume)) {
-        let what = format!("claim template {}", mount.volume);
-        mount.source = Source::Storage { what, claim: Some(mount.volume.clone()), in_proxy: false };
+/// The same with the claims marked that stay with the original: the proxy's pod has empty directories for them.
+pub fn with_claims(mut mounts: Vec<PodMount>, withheld: &[Withheld]) -> Vec<PodMount> {
+    for mount in &mut mounts {
+        let Some(Withheld { volume, claim }) = withheld.iter().find(|withheld| withheld.volume == mount.volume) else {
+            continue;
+        };
+        let (what, claim) = match claim {
+            WithheldClaim::Template => (format!("claim template {volume}"), volume.clone()),
+            WithheldClaim::Named(claim) => (format!("claim {claim}"), claim.clone()),
+        };
+        mount.source = Source::Storage { what, claim: Some(claim), in_proxy: false };
     }
     mounts
 }
@@ -190,7 +196,8 @@ volumes:
 - {name: remote, nfs: {server: a, path: /b}}
 - {name: store, emptyDir: {}}
 ");
-        let mounts = with_claims(of_container(&pod, "app"), &["store".to_owned()]);
+        let withheld = Withheld { volume: "store".to_owned(), claim: WithheldClaim::Template };
+        let mounts = with_claims(of_container(&pod, "app"), &[withheld]);
         let told: Vec<_> = mounts.iter().map(|mount| (mount.path.as_str(), mount.part, &mount.source)).collect();
         let storage = |what: &str, claim: Option<&str>, in_proxy| Source::Storage {
             what: what.into(),

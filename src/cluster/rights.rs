@@ -13,6 +13,7 @@ use kube::api::PostParams;
 
 use super::connect::Cluster;
 use super::error::ClusterError;
+use super::stance::Stance;
 use super::workload::Kind;
 
 /// Reviews under way at once; each may be a connection of its own.
@@ -33,6 +34,17 @@ const NEEDED: [Rule; 6] = [
     ("apps", "statefulsets", &["get", "list"]),
 ];
 
+/// For a proxy that swaps nothing.
+const FOR_PROXY: [Rule; 3] = [
+    ("", "pods", &["list", "watch"]),
+    ("", "pods/portforward", &["get"]),
+    ("apps", "deployments", &["list", "watch", "create", "delete"]),
+];
+
+/// To find what it is to be like, beside [`FOR_PROXY`].
+const FOR_LIKENESS: [Rule; 3] =
+    [("", "services", &["list"]), ("apps", "deployments", &["get"]), ("apps", "statefulsets", &["get", "list"])];
+
 /// Useful and not needed: shown in the Role, not asked for. `create` on `pods/portforward` is asked of WebSocket
 /// clients by releases from 1.35 on.
 const USEFUL: [Rule; 4] = [
@@ -47,9 +59,10 @@ const ON_WORKLOAD: &[&str] = &["get", "list", "watch", "patch"];
 const ON_SCALE: &[&str] = &["get", "update"];
 
 impl Cluster {
-    /// Asks for every right that a swap of `kind` needs. `Ok(Some(notice))` when the question itself is not allowed.
-    pub async fn check_rights(&self, kind: Kind) -> Result<Option<String>, ClusterError> {
-        let mut questions: Vec<Question> = rules(kind)
+    /// Asks for every right that a session with this stance needs. `Ok(Some(notice))` when the question itself is not
+    /// allowed.
+    pub async fn check_rights(&self, stance: &Stance) -> Result<Option<String>, ClusterError> {
+        let mut questions: Vec<Question> = needed(stance)
             .into_iter()
             .flat_map(|(group, resource, verbs)| verbs.into_iter().map(move |verb| (group, resource.clone(), verb)))
             .collect();
@@ -101,6 +114,18 @@ impl Cluster {
         let reviews: Api<SelfSubjectAccessReview> = Api::all(self.client.clone());
         let answer = self.ask("ask for the login's rights", reviews.create(&PostParams::default(), &review)).await?;
         Ok(answer.status.is_some_and(|status| status.allowed))
+    }
+}
+
+/// What a session with this stance needs.
+fn needed(stance: &Stance) -> Vec<(&'static str, String, Vec<&'static str>)> {
+    let owned = |rules: &[Rule]| -> Vec<_> {
+        rules.iter().map(|(group, resource, verbs)| (*group, (*resource).to_owned(), verbs.to_vec())).collect()
+    };
+    match stance {
+        Stance::Swap(workload) => rules(workload.reference.kind),
+        Stance::Like(_) => [owned(&FOR_PROXY), owned(&FOR_LIKENESS)].concat(),
+        Stance::Outgoing { .. } => owned(&FOR_PROXY),
     }
 }
 

@@ -1,9 +1,10 @@
-//! The proxy's Deployment: the workload's own pod template with one container exchanged.
+//! The proxy's Deployment: a pod template, of the workload's own in a swap, with one container exchanged.
 //!
-//! Everything that decides where a pod may run, what it may reach and what it is given stays: labels (so Services,
+//! What differs between a swap, a session beside a workload and one on its own is decided before, in the
+//! [`PodModel`] that the template is taken from; here is one path for all. Of a swapped workload everything that decides where a pod may run, what it may reach and what it is given stays: labels (so Services,
 //! network policies and meshes treat it as the original), annotations, volumes, environment, service account,
 //! scheduling, init and sibling containers. What belongs to the exchanged program goes: its command, its probes, its
-//! privileges. Pure: the same workload and the same [`ProxySpec`] give the same Deployment, which is what the golden
+//! privileges. Pure: the same stance and the same [`ProxySpec`] give the same Deployment, which is what the golden
 //! tests and `--dry-run` show.
 
 use std::collections::BTreeMap;
@@ -15,10 +16,12 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use tpdocker_protocol::addr::Port;
-use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, PROXY_PATH, ROLE_PROXY};
+use tpdocker_protocol::contract::{
+    ANNOTATION_OWNER, ANNOTATION_SINCE, ANNOTATION_STANCE, LABEL_ROLE, LABEL_SESSION, PROXY_PATH, ROLE_PROXY,
+};
 
 use super::error::ClusterError;
-use super::workload::Workload;
+use super::stance::{Likeness, PodModel, Stance, Withheld};
 use super::{mounts, resources, security};
 
 /// A pod's name is its Deployment's with `-` + 10 + `-` + 5 characters, and becomes a host name of at most 63.
@@ -45,6 +48,10 @@ const HISTORY: [&str; 4] = [
 pub struct ProxySpec {
     /// The session's id: a valid label value.
     pub session: String,
+    /// Who started it: `user@host`.
+    pub owner: String,
+    /// When, RFC 3339 in UTC.
+    pub since: String,
     /// The session's Ed25519 public key; the proxy admits whoever holds the other half.
     pub public_key: [u8; 32],
     /// The proxy's image.
@@ -71,7 +78,9 @@ pub enum Note {
     RootForFiles(String),
     /// The template's user is not 0, and whether this port can be bound depends on the node.
     LowPort(Port),
-    /// A `StatefulSet`'s claim is an empty directory in the proxy: the claim itself stays with the original.
+    /// The pod beside a workload has none of its labels.
+    NoLabels(String),
+    /// A claim is an empty directory in the proxy: the claim itself stays with the original.
     EmptyClaim(String),
     /// A block device is not given to the proxy.
     NoDevice(String),
@@ -95,6 +104,10 @@ impl fmt::Display for Note {
                 write!(f, "the proxy runs as root without capabilities, to read volume {volume}")
             }
             Self::LowPort(port) => write!(f, "the proxy may be unable to bind {port} without being root"),
+            Self::NoLabels(of) => write!(
+                f,
+                "the pod has no label of {of}: no Service sends to it, and network policies for those labels do not count it in"
+            ),
             Self::EmptyClaim(name) => write!(f, "volume {name} is empty in the proxy; the claim stays untouched"),
             Self::NoDevice(name) => write!(f, "block device {name} is not given to the proxy"),
             Self::NoResource(name) => write!(f, "{name} is not requested for the proxy"),
@@ -103,13 +116,12 @@ impl fmt::Display for Note {
 }
 
 /// A port for the proxy's listener that no container of the pod declares.
-pub fn control_port(workload: &Workload) -> u16 {
-    let spec = workload.template.spec.as_ref();
+pub fn control_port(model: &PodModel) -> u16 {
+    let spec = model.template.spec.as_ref();
     let all = spec.into_iter().flat_map(|spec| spec.containers.iter().chain(spec.init_containers.iter().flatten()));
     let taken: Vec<i32> = all.flat_map(|it| it.ports.iter().flatten()).map(|port| port.container_port).collect();
-    let free = |port: &u16| {
-        !taken.contains(&i32::from(*port)) && workload.ports.iter().all(|declared| declared.number != *port)
-    };
+    let free =
+        |port: &u16| !taken.contains(&i32::from(*port)) && model.ports.iter().all(|declared| declared.number != *port);
     (CONTROL_PORT_BASE..u16::MAX).find(free).unwrap_or(CONTROL_PORT_BASE)
 }
 
@@ -122,14 +134,25 @@ pub fn proxy_name(workload: &str, session: &str) -> String {
     format!("{}{suffix}", stem.replace('.', "-").trim_end_matches('-'))
 }
 
-/// The Deployment that stands in for `workload`, and what is different about its pod.
-pub fn proxy_deployment(workload: &Workload, proxy: &ProxySpec) -> Result<(Deployment, Vec<Note>), ClusterError> {
-    let pod = workload.template.spec.clone().unwrap_or_default();
-    refuse(workload, &pod)?;
+/// The Deployment of a session, and what is different about its pod.
+pub fn proxy_deployment(stance: &Stance, proxy: &ProxySpec) -> Result<(Deployment, Vec<Note>), ClusterError> {
+    let model = stance.pod();
+    let pod = model.template.spec.clone().unwrap_or_default();
+    refuse(stance, &pod)?;
 
     let own: BTreeMap<String, String> =
         [(LABEL_SESSION, proxy.session.as_str()), (LABEL_ROLE, ROLE_PROXY)].map(|(k, v)| (k.into(), v.into())).into();
-    let mut notes = Vec::new();
+    let annotations: BTreeMap<String, String> = [
+        (ANNOTATION_OWNER, proxy.owner.clone()),
+        (ANNOTATION_SINCE, proxy.since.clone()),
+        (ANNOTATION_STANCE, stance.told()),
+    ]
+    .map(|(key, value)| (key.to_owned(), value))
+    .into();
+    let mut notes = match stance {
+        Stance::Like(likeness) => vec![Note::NoLabels(likeness.of.clone())],
+        Stance::Swap(_) | Stance::Outgoing { .. } => Vec::new(),
+    };
     let spec = DeploymentSpec {
         replicas: Some(1),
         revision_history_limit: Some(0),
@@ -140,23 +163,24 @@ pub fn proxy_deployment(workload: &Workload, proxy: &ProxySpec) -> Result<(Deplo
         // There must never be two: they would share the traffic and only one has a client.
         strategy: Some(DeploymentStrategy { type_: Some("Recreate".into()), rolling_update: None }),
         template: PodTemplateSpec {
-            metadata: Some(pod_metadata(workload, &own)),
-            spec: Some(pod_spec(pod, workload, proxy, &mut notes)),
+            metadata: Some(pod_metadata(model, &own)),
+            spec: Some(pod_spec(pod, model, proxy, &mut notes)),
         },
         ..DeploymentSpec::default()
     };
     // The Deployment itself carries none of the original's labels: tools that track their objects by label (Argo CD,
     // Helm) would take it for theirs and delete it.
     let metadata = ObjectMeta {
-        name: Some(proxy_name(&workload.reference.name, &proxy.session)),
-        namespace: Some(workload.reference.namespace.clone()),
+        name: Some(proxy_name(stance.stem(), &proxy.session)),
+        namespace: Some(stance.namespace().to_owned()),
         labels: Some(own),
+        annotations: Some(annotations),
         ..ObjectMeta::default()
     };
     Ok((Deployment { metadata, spec: Some(spec), status: None }, notes))
 }
 
-fn refuse(workload: &Workload, pod: &PodSpec) -> Result<(), ClusterError> {
+fn refuse(stance: &Stance, pod: &PodSpec) -> Result<(), ClusterError> {
     let why = if pod.host_network == Some(true) {
         "it uses the node's network (hostNetwork), where a second copy cannot listen on the same ports"
     } else if pod.os.as_ref().is_some_and(|os| os.name == "windows")
@@ -166,15 +190,21 @@ fn refuse(workload: &Workload, pod: &PodSpec) -> Result<(), ClusterError> {
     } else {
         return Ok(());
     };
-    Err(ClusterError::NotSwappable { what: workload.reference.to_string(), why: why.into(), cure: None })
+    Err(match stance {
+        Stance::Swap(workload) => {
+            ClusterError::NotSwappable { what: workload.reference.to_string(), why: why.into(), cure: None }
+        }
+        Stance::Like(Likeness { of, .. }) => ClusterError::Unlike { what: of.clone(), why: why.into() },
+        Stance::Outgoing { .. } => ClusterError::Unlike { what: stance.told(), why: why.into() },
+    })
 }
 
-fn pod_metadata(workload: &Workload, own: &BTreeMap<String, String>) -> ObjectMeta {
-    let original = workload.template.metadata.clone().unwrap_or_default();
+fn pod_metadata(model: &PodModel, own: &BTreeMap<String, String>) -> ObjectMeta {
+    let original = model.template.metadata.clone().unwrap_or_default();
     let mut labels = original.labels.unwrap_or_default();
     labels.remove(POD_TEMPLATE_HASH);
-    if workload.stateful.is_some() {
-        labels.insert(STATEFUL_POD_NAME.into(), first_pod(workload));
+    if let Some(stateful) = &model.stateful {
+        labels.insert(STATEFUL_POD_NAME.into(), stateful.first_pod.clone());
     }
     labels.extend(own.clone());
     let annotations = original.annotations.map(|mut annotations| {
@@ -188,35 +218,30 @@ fn pod_metadata(workload: &Workload, own: &BTreeMap<String, String>) -> ObjectMe
     }
 }
 
-/// The pod that a `StatefulSet` always has.
-fn first_pod(workload: &Workload) -> String {
-    format!("{}-0", workload.reference.name)
-}
-
-fn pod_spec(mut pod: PodSpec, workload: &Workload, proxy: &ProxySpec, notes: &mut Vec<Note>) -> PodSpec {
+fn pod_spec(mut pod: PodSpec, model: &PodModel, proxy: &ProxySpec, notes: &mut Vec<Note>) -> PodSpec {
     let pod_security = pod.security_context.clone().unwrap_or_default();
     let volumes = pod.volumes.clone().unwrap_or_default();
     for container in pod.containers.iter_mut().chain(pod.init_containers.iter_mut().flatten()) {
         strip_host_ports(container, notes);
     }
-    for container in pod.containers.iter_mut().filter(|container| container.name == workload.container) {
-        *container = proxy_container(container, workload, proxy, &pod_security, &volumes, notes);
+    for container in pod.containers.iter_mut().filter(|container| container.name == model.container) {
+        *container = proxy_container(container, model, proxy, &pod_security, &volumes, notes);
     }
-    if let Some(stateful) = &workload.stateful {
+    if let Some(stateful) = &model.stateful {
         // What the StatefulSet's controller would have set; peers find the pod under this name.
-        pod.hostname = pod.hostname.or_else(|| Some(first_pod(workload)));
+        pod.hostname = pod.hostname.or_else(|| Some(stateful.first_pod.clone()));
         pod.subdomain = pod.subdomain.or_else(|| stateful.service_name.clone());
-        for claim in &stateful.claims {
-            let volumes = pod.volumes.get_or_insert_default();
-            // A claim template wins over a volume of the same name.
-            volumes.retain(|volume| &volume.name != claim);
-            volumes.push(Volume {
-                name: claim.clone(),
-                empty_dir: Some(EmptyDirVolumeSource::default()),
-                ..Volume::default()
-            });
-            notes.push(Note::EmptyClaim(claim.clone()));
-        }
+    }
+    for Withheld { volume: name, .. } in &model.withheld {
+        let volumes = pod.volumes.get_or_insert_default();
+        // A claim template wins over a volume of the same name.
+        volumes.retain(|volume| &volume.name != name);
+        volumes.push(Volume {
+            name: name.clone(),
+            empty_dir: Some(EmptyDirVolumeSource::default()),
+            ..Volume::default()
+        });
+        notes.push(Note::EmptyClaim(name.clone()));
     }
     pod.restart_policy = Some("Always".into());
     pod.ephemeral_containers = None;
@@ -234,7 +259,7 @@ fn strip_host_ports(container: &mut Container, notes: &mut Vec<Note>) {
 
 fn proxy_container(
     original: &Container,
-    workload: &Workload,
+    model: &PodModel,
     proxy: &ProxySpec,
     pod_security: &k8s_openapi::api::core::v1::PodSecurityContext,
     volumes: &[Volume],
@@ -246,7 +271,7 @@ fn proxy_container(
         image: Some(proxy.image.clone()),
         image_pull_policy: Some("IfNotPresent".into()),
         command: Some(vec![PROXY_PATH.into()]),
-        args: Some(arguments(workload, proxy)),
+        args: Some(arguments(model, proxy)),
         env: original.env.clone(),
         env_from: original.env_from.clone(),
         ports: original.ports.clone(),
@@ -255,7 +280,7 @@ fn proxy_container(
         security_context: Some(security::for_proxy(
             original.security_context.as_ref(),
             pod_security,
-            &workload.ports,
+            &model.ports,
             mounts::closed_volume(original, volumes),
             notes,
         )),
@@ -265,7 +290,7 @@ fn proxy_container(
 }
 
 /// The argv of `tpdocker-proxy serve`.
-fn arguments(workload: &Workload, proxy: &ProxySpec) -> Vec<String> {
+fn arguments(model: &PodModel, proxy: &ProxySpec) -> Vec<String> {
     let key = proxy.public_key.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
     let mut args = vec![
         "serve".to_owned(),
@@ -276,7 +301,7 @@ fn arguments(workload: &Workload, proxy: &ProxySpec) -> Vec<String> {
         "--session".to_owned(),
         proxy.session.clone(),
     ];
-    for port in &workload.ports {
+    for port in &model.ports {
         args.extend(["--port".to_owned(), port.to_string()]);
     }
     args

@@ -8,12 +8,11 @@ use std::fmt;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, Service};
+use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 use serde::de::DeserializeOwned;
-use tpdocker_protocol::addr::Port;
 
 use crate::settings::{SwapTarget, TargetKind};
 
@@ -21,6 +20,7 @@ use super::candidate::Candidate;
 use super::connect::Cluster;
 use super::error::ClusterError;
 use super::ports;
+use super::stance::{Likeness, PodModel};
 
 /// Namespaces in which a name that was not found is looked for, so that a typo costs no minute.
 const MAX_ELSEWHERE: usize = 20;
@@ -62,27 +62,21 @@ pub struct Workload {
     pub replicas: i32,
     /// `status.readyReplicas`.
     pub ready: i32,
-    /// The pod template.
-    pub template: PodTemplateSpec,
+    /// Its pods, and which container of them is replaced.
+    pub pod: PodModel,
     /// Which pods are its own.
     pub selector: LabelSelector,
-    /// The container that is replaced.
-    pub container: String,
-    /// Ports of that container: declared, or sent to by a Service. Sorted.
-    pub ports: Vec<Port>,
     /// Services that send to it.
     pub services: Vec<String>,
-    /// What a `StatefulSet` adds to its pods.
-    pub stateful: Option<Stateful>,
 }
 
-/// What a `StatefulSet`'s controller adds to a pod beside the template.
+/// The identity that a `StatefulSet`'s controller adds to a pod beside the template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stateful {
+    /// The pod that a `StatefulSet` always has.
+    pub first_pod: String,
     /// `spec.serviceName`: the pod's subdomain.
     pub service_name: Option<String>,
-    /// Names of the volume claim templates.
-    pub claims: Vec<String>,
 }
 
 // === impl Kind ===
@@ -128,17 +122,26 @@ impl Cluster {
     /// Finds what is to be swapped.
     pub async fn resolve(&self, target: &SwapTarget) -> Result<Workload, ClusterError> {
         let services = self.list::<Service>().await?;
-        let found = match target.kind {
+        self.candidate(target, &services).await?.into_workload(target, &services)
+    }
+
+    /// Finds what a session is to be like.
+    pub async fn resolve_likeness(&self, target: &SwapTarget) -> Result<Likeness, ClusterError> {
+        let services = self.list::<Service>().await?;
+        self.candidate(target, &services).await?.into_likeness(target, &services)
+    }
+
+    async fn candidate(&self, target: &SwapTarget, services: &[Service]) -> Result<Candidate, ClusterError> {
+        match target.kind {
             None => match self.by_name(&target.name, &ANY).await? {
-                Some(found) => found,
-                None => self.behind_service(&target.name, &services).await?,
+                Some(found) => Ok(found),
+                None => self.behind_service(&target.name, services).await,
             },
-            Some(TargetKind::Service) => self.behind_service(&target.name, &services).await?,
-            Some(TargetKind::Deployment) => self.named(&target.name, Kind::Deployment).await?,
-            Some(TargetKind::StatefulSet) => self.named(&target.name, Kind::StatefulSet).await?,
-            Some(TargetKind::ReplicaSet) => self.named(&target.name, Kind::ReplicaSet).await?,
-        };
-        found.into_workload(target, &services)
+            Some(TargetKind::Service) => self.behind_service(&target.name, services).await,
+            Some(TargetKind::Deployment) => self.named(&target.name, Kind::Deployment).await,
+            Some(TargetKind::StatefulSet) => self.named(&target.name, Kind::StatefulSet).await,
+            Some(TargetKind::ReplicaSet) => self.named(&target.name, Kind::ReplicaSet).await,
+        }
     }
 
     async fn named(&self, name: &str, kind: Kind) -> Result<Candidate, ClusterError> {

@@ -31,7 +31,7 @@ use crate::session::identity::Identity;
 use crate::session::rundir::{self, SessionRecord};
 use crate::session::signals::Signals;
 use crate::session::{Attached, Session, environment, find, proxy_of};
-use crate::settings::{AppSpec, ClusterSettings, ComposeAction, ComposeSettings, Hold, NetSpec, VolumeChoice};
+use crate::settings::{AppSpec, ClusterSettings, ComposeAction, ComposeSettings, Hold, Intent, NetSpec, VolumeChoice};
 
 /// How long `down` waits for a session in another terminal: a restore waits for the original's pods.
 const SESSION_ENDS_WITHIN: Duration = Duration::from_mins(4);
@@ -120,11 +120,11 @@ async fn prepare(
             context: cluster.context.or_else(|| settings.cluster.context.clone()),
             namespace: cluster.namespace.or_else(|| settings.cluster.namespace.clone()),
         };
-        let found = find(&cluster, &swap, reporter).await?;
+        let found = find(&cluster, &Intent::Swap(swap), reporter).await?;
         // What is wrong with the choices shows here, before anything is changed.
-        files::plan::plan(&files::declared(&found.workload), &project.mounts_of(&service), &pod_volumes)?;
+        files::plan::plan(&files::declared(found.stance.pod()), &project.mounts_of(&service), &pod_volumes)?;
         let identity = Identity::new()?;
-        let (deployment, notes) = proxy_of(&identity, &found.workload, settings.proxy_image.as_deref())?;
+        let (deployment, notes) = proxy_of(&identity, &found.stance, settings.proxy_image.as_deref())?;
         for note in notes {
             reporter.notice(note.to_string());
         }
@@ -153,8 +153,8 @@ async fn attend(
     let host_gateway = engine.has_host_gateway().await?;
     let mut files = Vec::new();
     for (member, attached) in members.iter().zip(&attached) {
-        let (session, workload) = (member.session.identity.id.as_str(), member.session.workload());
-        let mounts = files::live(attached.mounts.clone(), workload);
+        let (session, pod) = (member.session.identity.id.as_str(), member.session.pod());
+        let mounts = files::live(attached.mounts.clone(), pod);
         let plan = files::plan::plan(&mounts, &project.mounts_of(&member.service), &member.pod_volumes)?;
         let prepared = PodFiles::prepare(engine, session, plan).await?;
         project.attach(&Attachment {
@@ -164,9 +164,9 @@ async fn attend(
             run_dir: &member.session.run_dir.shared(),
             hostname: &attached.pod.hostname,
             host_gateway,
-            env: &environment::of_pod(&attached.pod, member.session.original()),
+            env: &environment::of_pod(&attached.pod, pod.original()),
             volumes: &prepared.volumes(),
-            pod: &prepared.dress(&AppSpec::default(), workload),
+            pod: &prepared.dress(&AppSpec::default(), pod),
         })?;
         files.push(prepared);
     }

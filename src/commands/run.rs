@@ -1,4 +1,4 @@
-//! `tpdocker run`: swap, run the container, put everything back.
+//! `tpdocker run`: make a proxy, run the container, put everything back; with `--swap`, in the place of a workload.
 //!
 //! ```text
 //! find ─→ begin ─→ proxy ∥ sidecar ─→ tunnel ─→ app ─→ attend (swap when the app listens; signals; exit) ─→ undo
@@ -66,7 +66,7 @@ async fn prepare(settings: &RunSettings, output: OutputFormat, reporter: &Report
         Ok::<_, Error>(engine)
     };
     // Both to their end, so that each step tells its own outcome.
-    let (engine, found) = tokio::join!(engine, find(&settings.cluster, &settings.swap, reporter));
+    let (engine, found) = tokio::join!(engine, find(&settings.cluster, &settings.intent, reporter));
     let (engine, found) = (engine?, found?);
     if !settings.dry_run {
         stdio.check(app.interactive, app.tty)?;
@@ -76,13 +76,13 @@ async fn prepare(settings: &RunSettings, output: OutputFormat, reporter: &Report
         )?;
     }
     // What is wrong with the choices shows here, before anything is changed.
-    let files = files::plan_for(&files::declared(&found.workload), settings)?;
+    let files = files::plan_for(&files::declared(found.stance.pod()), settings)?;
     let identity = Identity::new()?;
-    let (deployment, notes) = proxy_of(&identity, &found.workload, settings.proxy_image.as_deref())?;
+    let (deployment, notes) = proxy_of(&identity, &found.stance, settings.proxy_image.as_deref())?;
     if settings.dry_run {
         let plan = plan(plan::Found {
             cluster: found.cluster.facts(),
-            workload: &found.workload,
+            stance: &found.stance,
             proxy: (deployment, notes),
             app,
             net: &settings.net,
@@ -150,12 +150,12 @@ impl Work<'_> {
             Ok::<_, Error>((sidecar, files))
         };
         let (attached, (sidecar, files)) = tokio::try_join!(self.session.attach(proxy.clone()), sidecar)?;
-        let dressed = files.dress(app, self.session.workload());
+        let dressed = files.dress(app, self.session.pod());
         let (link, renewal) = tokio::try_join!(
             self.session.link(&attached, self.engine, net, *hold),
             self.session.files(&attached, self.engine, &sidecar.id, files)
         )?;
-        let env = environment::merged(environment::of_pod(&attached.pod, self.session.original()), app, net);
+        let env = environment::merged(environment::of_pod(&attached.pod, self.session.pod().original()), app, net);
         let step = reporter.step("app");
         let session = self.session.identity.id.as_str();
         let window = stdio.window();
@@ -168,7 +168,7 @@ impl Work<'_> {
 
     /// The volumes for the pod's files; admission has added to the pod what it adds.
     async fn prepare_files(&self, mounts: Vec<PodMount>) -> Result<PodFiles, Error> {
-        let plan = files::plan_for(&files::live(mounts, self.session.workload()), self.settings)?;
+        let plan = files::plan_for(&files::live(mounts, self.session.pod()), self.settings)?;
         Ok(PodFiles::prepare(self.engine, self.session.identity.id.as_str(), plan).await?)
     }
 
@@ -254,7 +254,7 @@ impl Work<'_> {
 
 /// The pod's host name: its `hostname` field, else its name (cut to what a host name may have, as the kubelet does).
 fn hostname_of(session: &Session, pod: String) -> String {
-    let spec = session.workload().template.spec.as_ref();
+    let spec = session.pod().template.spec.as_ref();
     let own = spec.and_then(|spec| spec.hostname.clone());
     let name = own.unwrap_or(pod);
     name.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()

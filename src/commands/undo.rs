@@ -1,7 +1,9 @@
 //! The end of a session: containers gone, the original back. Tried to the end whatever fails on the way, and told as a
 //! list; safe to repeat.
 
-use crate::cluster::ClusterError;
+use std::fmt;
+
+use crate::cluster::{ClusterError, Stance, Workload};
 use crate::docker::{Engine, EngineError};
 use crate::error::{Code, Error, Explain};
 use crate::event::Reporter;
@@ -16,11 +18,18 @@ pub enum Failure {
     #[error("containers of the session are left in the engine")]
     Engine(#[source] EngineError),
     /// In the cluster.
-    #[error("the original is not back")]
-    Cluster(#[source] ClusterError),
+    #[error("{left}")]
+    Cluster {
+        /// What is left.
+        left: Left,
+        /// Why.
+        source: ClusterError,
+    },
     /// In both.
-    #[error("the original is not back, and containers are left in the engine: {engine}")]
+    #[error("{left}, and containers are left in the engine: {engine}")]
     Both {
+        /// What is left in the cluster.
+        left: Left,
         /// In the engine.
         engine: EngineError,
         /// In the cluster.
@@ -28,26 +37,69 @@ pub enum Failure {
         cluster: ClusterError,
     },
     /// The user did not want to wait for the rest.
-    #[error("the original was told to come back and was not waited for; the proxy is still there")]
+    #[error("{}", left.unfinished())]
     Impatient {
+        /// What is left.
+        left: Left,
         /// How to finish it.
         command: String,
     },
+}
+
+/// What a session that did not end well leaves in the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Left {
+    /// A workload that was swapped.
+    Swapped,
+    /// A proxy, and nothing else: no workload was touched.
+    Proxy,
+}
+
+impl Left {
+    fn of(stance: &Stance) -> Self {
+        match stance {
+            Stance::Swap(_) => Self::Swapped,
+            Stance::Like(_) | Stance::Outgoing { .. } => Self::Proxy,
+        }
+    }
+
+    fn unfinished(self) -> &'static str {
+        match self {
+            Self::Swapped => "the original was told to come back and was not waited for; the proxy is still there",
+            Self::Proxy => "the proxy's deletion was not waited for",
+        }
+    }
+
+    fn warning(self) -> &'static str {
+        match self {
+            Self::Swapped => "the original is being put back; once more, and it is left half done",
+            Self::Proxy => "the proxy is being deleted; once more, and it is not waited for",
+        }
+    }
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Swapped => "the original is not back",
+            Self::Proxy => "the proxy is still in the cluster",
+        })
+    }
 }
 
 impl Explain for Failure {
     fn code(&self) -> Code {
         match self {
             Self::Engine(error) => error.code(),
-            Self::Cluster(_) | Self::Both { .. } | Self::Impatient { .. } => Code::Restore,
+            Self::Cluster { .. } | Self::Both { .. } | Self::Impatient { .. } => Code::Restore,
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
             Self::Engine(error) => error.hint(),
-            Self::Cluster(error) | Self::Both { cluster: error, .. } => error.hint(),
-            Self::Impatient { command } => Some(command.clone()),
+            Self::Cluster { source: error, .. } | Self::Both { cluster: error, .. } => error.hint(),
+            Self::Impatient { command, .. } => Some(command.clone()),
         }
     }
 }
@@ -78,27 +130,35 @@ pub async fn containers_and_swap(
         async { if keep_app { engine.remove_sidecar_of(id).await } else { engine.remove_all_of(id).await } };
     let both = async { tokio::join!(containers, session.end()) };
     tokio::pin!(both);
+    let left = Left::of(session.stance());
     let mut warned = false;
     loop {
         tokio::select! {
             (containers, cluster) = &mut both => return match (containers, cluster) {
                 (Ok(_), Ok(_)) => Ok(()),
                 (Err(engine), Ok(_)) => Err(Failure::Engine(engine)),
-                (Ok(_), Err(cluster)) => Err(Failure::Cluster(cluster)),
-                (Err(engine), Err(cluster)) => Err(Failure::Both { engine, cluster }),
+                (Ok(_), Err(source)) => Err(Failure::Cluster { left, source }),
+                (Err(engine), Err(cluster)) => Err(Failure::Both { left, engine, cluster }),
             },
             _ = signals.end() => {
                 if warned {
-                    let workload = &session.workload().reference;
-                    let command = format!(
-                        "tpdocker restore -n {} {}/{}",
-                        workload.namespace, workload.kind.slug(), workload.name
-                    );
-                    return Err(Failure::Impatient { command });
+                    return Err(Failure::Impatient { left, command: finishing(session) });
                 }
                 warned = true;
-                reporter.warn("the original is being put back; once more, and it is left half done");
+                reporter.warn(left.warning());
             }
+        }
+    }
+}
+
+/// The command that does the rest.
+fn finishing(session: &Session) -> String {
+    match session.stance() {
+        Stance::Swap(Workload { reference, .. }) => {
+            format!("tpdocker restore -n {} {}/{}", reference.namespace, reference.kind.slug(), reference.name)
+        }
+        stance @ (Stance::Like(_) | Stance::Outgoing { .. }) => {
+            format!("kubectl -n {} delete deployment {}", stance.namespace(), session.proxy_name())
         }
     }
 }

@@ -21,7 +21,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::Container;
 use tpdocker_protocol::control::{PodView, PortFailure, SidecarConfig, SidecarStatus, SwapRecord};
 
 use self::access::Access;
@@ -30,15 +29,15 @@ use self::link::{Link, LinkPlan};
 use self::reach::Reach;
 use self::rundir::{RunDir, SessionRecord};
 use crate::cluster::{
-    Cluster, ClusterError, Note, PodMount, Proxy, ProxySpec, Restored, Workload, control_port, proxy_deployment,
-    swap::since_now,
+    Cluster, ClusterError, Note, PodModel, PodMount, Proxy, ProxySpec, Stance, Workload, control_port,
+    proxy_deployment, swap::since_now,
 };
 use crate::docker::Engine;
 use crate::error::Error;
 use crate::event::{Reporter, Step};
 use crate::image;
 use crate::plan;
-use crate::settings::{ClusterSettings, Hold, NetSpec, SwapTarget};
+use crate::settings::{ClusterSettings, Hold, Intent, NetSpec};
 
 /// How long the proxy's pod may take from its creation until it runs. Init containers of the original run first, and
 /// migrations take their time; a pod that cannot start is said long before.
@@ -54,25 +53,29 @@ const WATCH_AGAIN: Duration = Duration::from_secs(1);
 pub struct Found {
     /// Where.
     pub cluster: Cluster,
-    /// What is swapped.
-    pub workload: Workload,
+    /// What the session is to the workloads there.
+    pub stance: Stance,
 }
 
-/// Connects, finds the workload, and checks the rights.
-pub async fn find(settings: &ClusterSettings, target: &SwapTarget, reporter: &Reporter) -> Result<Found, Error> {
+/// Connects, finds what is meant, and checks the rights.
+pub async fn find(settings: &ClusterSettings, intent: &Intent, reporter: &Reporter) -> Result<Found, Error> {
     let step = reporter.step("cluster");
     let cluster = Cluster::connect(settings).await?;
     step.done(cluster.facts().to_string());
     let step = reporter.step("workload");
-    let workload = cluster.resolve(target).await?;
-    if let Some(notice) = cluster.check_rights(workload.reference.kind).await? {
+    let stance = match intent {
+        Intent::Swap(target) => Stance::Swap(cluster.resolve(target).await?),
+        Intent::Like(target) => Stance::Like(cluster.resolve_likeness(target).await?),
+        Intent::Outgoing => Stance::outgoing(cluster.namespace()),
+    };
+    if let Some(notice) = cluster.check_rights(&stance).await? {
         reporter.notice(notice);
     }
-    step.done(plan::describe(&workload));
-    Ok(Found { cluster, workload })
+    step.done(plan::describe(&stance));
+    Ok(Found { cluster, stance })
 }
 
-/// A session on one workload.
+/// A session with one proxy.
 #[derive(Debug)]
 pub struct Session {
     /// Who it is.
@@ -101,16 +104,18 @@ pub struct Attached {
 /// The proxy as it will be created, and what is different about its pod.
 pub fn proxy_of(
     identity: &Identity,
-    workload: &Workload,
+    stance: &Stance,
     image: Option<&str>,
 ) -> Result<(Deployment, Vec<Note>), ClusterError> {
     let spec = ProxySpec {
         session: identity.id.to_string(),
+        owner: identity.owner.clone(),
+        since: since_now(),
         public_key: identity.key.verifying_key().to_bytes(),
         image: image.unwrap_or_else(|| image::proxy().reference()).to_owned(),
-        control_port: control_port(workload),
+        control_port: control_port(stance.pod()),
     };
-    proxy_deployment(workload, &spec)
+    proxy_deployment(stance, &spec)
 }
 
 impl Session {
@@ -123,33 +128,43 @@ impl Session {
         reporter: Reporter,
     ) -> Result<Self, Error> {
         let mut run_dir = RunDir::create(&identity.id)?;
-        let reference = &found.workload.reference;
         run_dir.record(&SessionRecord {
             session: identity.id.to_string(),
             pid: std::process::id(),
-            workload: format!("{}/{}", reference.kind.slug(), reference.name),
-            namespace: reference.namespace.clone(),
+            workload: found.stance.told(),
+            namespace: found.stance.namespace().to_owned(),
             context: found.cluster.facts().context.clone(),
             compose_project,
         })?;
-        let control_port = control_port(&found.workload);
+        let control_port = control_port(found.stance.pod());
         Ok(Self { identity, run_dir, found, deployment, control_port, reporter })
     }
 
-    /// What is swapped.
-    pub fn workload(&self) -> &Workload {
-        &self.found.workload
+    /// What it is to the workloads of its namespace.
+    pub fn stance(&self) -> &Stance {
+        &self.found.stance
     }
 
-    /// The container that is swapped, as its pod template declares it.
-    pub fn original(&self) -> Option<&Container> {
-        let spec = self.workload().template.spec.as_ref()?;
-        spec.containers.iter().find(|container| container.name == self.workload().container)
+    /// The pod that its proxy's is made after.
+    pub fn pod(&self) -> &PodModel {
+        self.found.stance.pod()
     }
 
-    /// Records the swap and creates the proxy.
+    /// Name of its proxy's Deployment.
+    pub fn proxy_name(&self) -> &str {
+        self.deployment.metadata.name.as_deref().unwrap_or_default()
+    }
+
+    /// Records the swap, if it is one, and creates the proxy.
     pub async fn begin(&self) -> Result<Proxy, Error> {
-        let Found { cluster, workload } = &self.found;
+        match &self.found.stance {
+            Stance::Swap(workload) => self.record(workload).await?,
+            Stance::Like(_) | Stance::Outgoing { .. } => {}
+        }
+        Ok(self.found.cluster.create_proxy(&self.deployment, &self.pod().container).await?)
+    }
+
+    async fn record(&self, workload: &Workload) -> Result<(), Error> {
         let record = SwapRecord {
             session: self.identity.id.to_string(),
             owner: self.identity.owner.clone(),
@@ -158,9 +173,9 @@ impl Session {
             since: since_now(),
         };
         let step = self.reporter.step("record");
-        let record = cluster.record(workload, record).await?;
+        let record = self.found.cluster.record(workload, record).await?;
         step.done(format!("session {} of {}, {} to come back to", record.session, record.owner, record.replicas));
-        Ok(cluster.create_proxy(&self.deployment, &workload.container).await?)
+        Ok(())
     }
 
     /// Waits until the proxy's program answers, and asks it what the container would see.
@@ -192,7 +207,8 @@ impl Session {
             resolv_conf: net.dns.is_empty().then(|| attached.pod.resolv_conf.clone()),
             extra_hosts: self.host_aliases(),
             own_names: own_names(&attached.pod),
-            declared: self.workload().ports.clone(),
+            declared: self.pod().ports.clone(),
+            incoming: self.stance().incoming(),
             hold: hold.0,
             pod_ips: attached.pod.pod_ips.clone(),
             ..SidecarConfig::default()
@@ -221,11 +237,16 @@ impl Session {
         Ok(link)
     }
 
-    /// Waits until the app listens, then takes the original out of the Service. Dropped when the app ends before.
+    /// Where a workload is swapped: waits until the app listens, then takes the original out of the Service. Dropped when
+    /// the app ends before.
     pub async fn swap(&self, attached: &Attached) -> Result<(), Error> {
+        let workload = match &self.found.stance {
+            Stance::Swap(workload) => workload,
+            Stance::Like(_) | Stance::Outgoing { .. } => return Ok(()),
+        };
         let step = self.reporter.step("swap").unless("the app ended before it was needed");
-        let Workload { reference, services, .. } = self.workload();
-        if let Err(error) = self.take_over(attached, &step).await {
+        let Workload { reference, services, .. } = workload;
+        if let Err(error) = self.take_over(workload, attached, &step).await {
             step.fail();
             return Err(error.into());
         }
@@ -237,9 +258,9 @@ impl Session {
         Ok(())
     }
 
-    async fn take_over(&self, attached: &Attached, step: &Step) -> Result<(), ClusterError> {
-        let Found { cluster, workload } = &self.found;
-        step.progress(format!("waiting until the app listens on {}", plan::ports(workload)));
+    async fn take_over(&self, workload: &Workload, attached: &Attached, step: &Step) -> Result<(), ClusterError> {
+        let cluster = &self.found.cluster;
+        step.progress(format!("waiting until the app listens on {}", plan::ports(&workload.pod)));
         tokio::select! {
             ready = attached.proxy.wait_ready(APP_LISTENS_WITHIN, |text| step.progress(text)) => { ready?; }
             never = self.tell_closed_ports(attached) => match never {},
@@ -278,28 +299,42 @@ impl Session {
     }
 
     /// Puts the cluster back, from whatever step.
-    pub async fn end(&self) -> Result<Restored, ClusterError> {
+    pub async fn end(&self) -> Result<(), ClusterError> {
+        match &self.found.stance {
+            Stance::Swap(workload) => self.restore(workload).await,
+            Stance::Like(_) | Stance::Outgoing { .. } => self.leave().await,
+        }
+    }
+
+    /// Where nothing was swapped there is only the proxy.
+    async fn leave(&self) -> Result<(), ClusterError> {
         let step = self.reporter.step("restore");
-        let reference = &self.workload().reference;
+        let (proxy, session) = (self.proxy_name(), self.identity.id.as_str());
+        self.found.cluster.delete_proxy(proxy, session, |text| step.progress(text)).await?;
+        step.done("proxy deleted; nothing was swapped".to_owned());
+        Ok(())
+    }
+
+    async fn restore(&self, workload: &Workload) -> Result<(), ClusterError> {
+        let step = self.reporter.step("restore");
+        let reference = &workload.reference;
         let restored =
             self.found.cluster.restore(reference, Some(self.identity.id.as_str()), |text| step.progress(text)).await?;
         let facts = if restored.record.is_some() {
             format!("{} is back, {}/{} ready, proxy deleted", reference.name, restored.ready, restored.replicas)
         } else {
             // Nothing was swapped, or whoever changed or deleted the workload took the record along; not the proxy.
-            if let Some(proxy) = &self.deployment.metadata.name {
-                let session = self.identity.id.as_str();
-                self.found.cluster.delete_proxy(proxy, session, |text| step.progress(text)).await?;
-            }
+            let (proxy, session) = (self.proxy_name(), self.identity.id.as_str());
+            self.found.cluster.delete_proxy(proxy, session, |text| step.progress(text)).await?;
             format!("{} is as it was", reference.name)
         };
         step.done(facts);
-        Ok(restored)
+        Ok(())
     }
 
     /// The pod's `hostAliases`, as lines of `/etc/hosts`.
     fn host_aliases(&self) -> Vec<String> {
-        let spec = self.workload().template.spec.as_ref();
+        let spec = self.pod().template.spec.as_ref();
         spec.into_iter()
             .flat_map(|spec| spec.host_aliases.iter().flatten())
             .map(|alias| {

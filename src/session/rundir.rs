@@ -53,7 +53,7 @@ pub struct SessionRecord {
     pub session: String,
     /// The process that leads it.
     pub pid: u32,
-    /// What it swaps, as `kind/name`.
+    /// What it swaps, as `kind/name`, or what it is instead: `like kind/name`, `only outgoing`.
     pub workload: String,
     /// Where.
     pub namespace: String,

@@ -49,7 +49,7 @@ fn a_wrong_command_line_has_a_message_a_hint_and_code_2() {
         &["--output", "xml", "version"],
         &["run"],
         &["run", "--swap", "web"],
-        &["run", "img"],
+        &["run", "--swap", "web", "--like", "web", "img"],
         &["run", "--swap", "web", "--volmue", "/a:/b", "img"],
         &["run", "--swap", "web", "--gpus", "all", "img"],
         &["run", "--swap", "web", "-d", "img"],

@@ -14,6 +14,7 @@ mod images;
 mod main_job;
 #[path = "../support/namespace.rs"]
 mod namespace;
+mod outgoing;
 mod reach;
 mod recovery;
 mod support;

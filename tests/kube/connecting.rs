@@ -84,7 +84,7 @@ async fn a_workload_is_found_by_its_name_and_by_its_services() {
             let workload = cluster.resolve(&target).await.unwrap();
             assert_eq!((workload.reference.name.as_str(), workload.replicas), ("web", 0));
             assert_eq!(workload.services, ["web-public"]);
-            assert_eq!(workload.ports.iter().map(ToString::to_string).collect::<Vec<_>>(), ["8080/tcp"]);
+            assert_eq!(workload.pod.ports.iter().map(ToString::to_string).collect::<Vec<_>>(), ["8080/tcp"]);
         }
 
         let error = cluster.resolve(&target("wep")).await.unwrap_err();

@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::ResourceQuota;
 use kube::Api;
 use kube::api::PostParams;
 use serde_json::json;
-use tpdocker::cluster::{Cluster, ClusterError, proxy_deployment};
+use tpdocker::cluster::{Cluster, ClusterError, Stance, proxy_deployment};
 use tpdocker::error::{Code, Explain as _};
 
 use crate::manifests;
@@ -15,10 +15,10 @@ use crate::support::{IMAGE, create, in_namespace, proxy_spec, target, web};
 
 /// Starts a proxy with `image` for the workload `web`, and how its wait ended.
 async fn start(cluster: &Cluster, image: &str, change: impl FnOnce(&mut Deployment)) -> Result<String, ClusterError> {
-    let workload = cluster.resolve(&target("web")).await.unwrap();
-    let (mut deployment, _) = proxy_deployment(&workload, &proxy_spec(&workload, "s1", image)).unwrap();
+    let stance = Stance::Swap(cluster.resolve(&target("web")).await.unwrap());
+    let (mut deployment, _) = proxy_deployment(&stance, &proxy_spec(&stance, "s1", image)).unwrap();
     change(&mut deployment);
-    let proxy = cluster.create_proxy(&deployment, &workload.container).await?;
+    let proxy = cluster.create_proxy(&deployment, &stance.pod().container).await?;
     // A container that crashes may be seen running first.
     Ok(proxy.wait_ready(Duration::from_mins(1), |_| {}).await?.name)
 }
@@ -102,15 +102,15 @@ async fn a_quota_that_is_used_up_is_said_within_10_s() {
 async fn a_proxy_runs_becomes_ready_and_is_deleted() {
     in_namespace(|cluster| async move {
         web(&cluster, 0).await;
-        let workload = cluster.resolve(&target("web")).await.unwrap();
-        let (mut deployment, _) = proxy_deployment(&workload, &proxy_spec(&workload, "s1", IMAGE)).unwrap();
+        let stance = Stance::Swap(cluster.resolve(&target("web")).await.unwrap());
+        let (mut deployment, _) = proxy_deployment(&stance, &proxy_spec(&stance, "s1", IMAGE)).unwrap();
         // Another program in the proxy's place: what is tested is the wait.
         let stand_in = container(&mut deployment);
         stand_in.command = Some(["python3", "-m", "http.server", "8080"].map(str::to_owned).into());
         stand_in.args = None;
         stand_in.readiness_probe =
             Some(serde_json::from_value(json!({ "tcpSocket": { "port": 8080 }, "periodSeconds": 1 })).unwrap());
-        let proxy = cluster.create_proxy(&deployment, &workload.container).await.unwrap();
+        let proxy = cluster.create_proxy(&deployment, &stance.pod().container).await.unwrap();
         let within = Duration::from_mins(1);
         let scheduled = proxy.wait_scheduled(within, |_| {}).await.unwrap();
         let running = proxy.wait_running(within, |_| {}).await.unwrap();
@@ -135,9 +135,18 @@ async fn the_api_server_accepts_every_golden_deployment() {
         for name in ["plain", "siblings", "restricted", "privileged", "stateful", "volumes"] {
             let mut workload = manifests::workload(&manifests::read(name), None);
             workload.reference.namespace = cluster.namespace().to_owned();
-            let (deployment, _) = proxy_deployment(&workload, &proxy_spec(&workload, "s1", "img")).unwrap();
+            let stance = Stance::Swap(workload);
+            let (deployment, _) = proxy_deployment(&stance, &proxy_spec(&stance, "s1", "img")).unwrap();
             api.create(&dry_run, &deployment).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+            let mut likeness = manifests::likeness(&manifests::read(name), None);
+            likeness.namespace = cluster.namespace().to_owned();
+            let stance = Stance::Like(likeness);
+            let (deployment, _) = proxy_deployment(&stance, &proxy_spec(&stance, "s2", "img")).unwrap();
+            api.create(&dry_run, &deployment).await.unwrap_or_else(|error| panic!("like {name}: {error}"));
         }
+        let stance = Stance::outgoing(cluster.namespace());
+        let (deployment, _) = proxy_deployment(&stance, &proxy_spec(&stance, "s3", "img")).unwrap();
+        api.create(&dry_run, &deployment).await.unwrap();
     })
     .await;
 }

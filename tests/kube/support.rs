@@ -10,7 +10,7 @@ use kube::api::{DeleteParams, PostParams};
 use kube::config::Kubeconfig;
 use kube::{Api, Client};
 use serde_json::json;
-use tpdocker::cluster::{Cluster, ProxySpec, Workload};
+use tpdocker::cluster::{Cluster, ProxySpec, Stance};
 use tpdocker::settings::{ClusterSettings, SwapTarget};
 
 /// In every cluster that the staging example was put into; it has Python.
@@ -105,12 +105,14 @@ pub fn target(name: &str) -> SwapTarget {
     SwapTarget { kind: None, name: name.to_owned(), container: None }
 }
 
-pub fn proxy_spec(workload: &Workload, session: &str, image: &str) -> ProxySpec {
+pub fn proxy_spec(stance: &Stance, session: &str, image: &str) -> ProxySpec {
     ProxySpec {
         session: session.to_owned(),
+        owner: "ann@laptop".into(),
+        since: tpdocker::cluster::swap::since_now(),
         public_key: [1; 32],
         image: image.to_owned(),
-        control_port: tpdocker::cluster::template::control_port(workload),
+        control_port: tpdocker::cluster::template::control_port(stance.pod()),
     }
 }
 

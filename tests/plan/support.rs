@@ -5,7 +5,7 @@ use std::path::Path;
 use k8s_openapi::api::core::v1::Service;
 use serde_json::Value;
 use tpdocker::cluster::candidate::Candidate;
-use tpdocker::cluster::{ClusterError, Workload};
+use tpdocker::cluster::{ClusterError, Likeness, Workload};
 use tpdocker::settings::SwapTarget;
 
 /// The items of `tests/plan/NAME.yaml`.
@@ -17,6 +17,17 @@ pub fn read(name: &str) -> Vec<Value> {
 
 /// The one workload among the items, with the Services among them.
 pub fn resolve(items: &[Value], container: Option<&str>) -> Result<Workload, ClusterError> {
+    let (found, target, services) = found(items, container);
+    found.into_workload(&target, &services)
+}
+
+/// What a session is that is like the one workload among the items.
+pub fn likeness(items: &[Value], container: Option<&str>) -> Likeness {
+    let (found, target, services) = found(items, container);
+    found.into_likeness(&target, &services).unwrap()
+}
+
+fn found(items: &[Value], container: Option<&str>) -> (Candidate, SwapTarget, Vec<Service>) {
     let services: Vec<Service> = items
         .iter()
         .filter(|item| item["kind"] == "Service")
@@ -25,7 +36,7 @@ pub fn resolve(items: &[Value], container: Option<&str>) -> Result<Workload, Clu
     let workload = items.iter().find(|item| item["kind"] != "Service").unwrap();
     let name = workload["metadata"]["name"].as_str().unwrap().to_owned();
     let target = SwapTarget { kind: None, name, container: container.map(str::to_owned) };
-    candidate(workload).into_workload(&target, &services)
+    (candidate(workload), target, services)
 }
 
 /// As [`resolve`], of items that can be swapped.

@@ -62,6 +62,15 @@ impl Scope {
     pub fn is_public(self) -> bool {
         matches!(self, Self::AnyV4 | Self::AnyV6)
     }
+
+    /// The loopback of the same family.
+    #[must_use]
+    pub fn loopback(self) -> Self {
+        match self {
+            Self::AnyV4 | Self::LoopbackV4 => Self::LoopbackV4,
+            Self::AnyV6 | Self::LoopbackV6 => Self::LoopbackV6,
+        }
+    }
 }
 
 /// A socket that the app listens on, without its further identity.

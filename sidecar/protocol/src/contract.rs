@@ -16,6 +16,14 @@ pub const ROLE_SIDECAR: &str = "sidecar";
 pub const ROLE_APP: &str = "app";
 /// Annotation on a swapped workload: a JSON [`crate::control::SwapRecord`], written before the first change.
 pub const ANNOTATION_SWAP: &str = "tpdocker.dev/swap";
+/// Annotation on the proxy's Deployment: who started its session, as `user@host`. With [`ANNOTATION_SINCE`] and
+/// [`LABEL_SESSION`] it tells of a session that has no record on any workload, since it swaps none.
+pub const ANNOTATION_OWNER: &str = "tpdocker.dev/owner";
+/// Annotation on the proxy's Deployment: when its session began, RFC 3339 in UTC.
+pub const ANNOTATION_SINCE: &str = "tpdocker.dev/since";
+/// Annotation on the proxy's Deployment: what the session is to the workloads of the namespace, for people:
+/// `deployment/web`, `like deployment/web`, `only outgoing`.
+pub const ANNOTATION_STANCE: &str = "tpdocker.dev/stance";
 
 /// Path of the proxy binary in its image, which holds nothing else.
 pub const PROXY_PATH: &str = "/tpdocker-proxy";

@@ -142,6 +142,22 @@ pub struct SidecarConfig {
     /// `resolv_conf` is given: bare, and under every suffix of its search list.
     #[serde(default)]
     pub siblings: Vec<Sibling>,
+    /// From where the ports that the app listens on are reached.
+    #[serde(default)]
+    pub incoming: Incoming,
+}
+
+/// From where the ports that the app listens on are reached, through the proxy's pod.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Incoming {
+    /// From wherever the app's own addresses allow: the pod stands in for one that serves.
+    #[default]
+    Cluster,
+    /// From other containers of the pod only, at its loopback.
+    Siblings,
+    /// From nowhere.
+    Nobody,
 }
 
 /// A container on a network that the sidecar has joined.

@@ -25,7 +25,7 @@ fn a_failure_is_told_in_the_format_asked_for_by_then() {
     ] {
         assert_eq!(failure(args).output, OutputFormat::Json, "{args:?}");
     }
-    assert_eq!(failure(&["tpdocker", "run", "img", "--output=json"]).output, OutputFormat::Text);
+    assert_eq!(failure(&["tpdocker", "run", "--bogus", "img", "--output=json"]).output, OutputFormat::Text);
 }
 
 #[test]

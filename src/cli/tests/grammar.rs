@@ -107,7 +107,7 @@ fn what_is_missing_is_said() {
     assert!(wrong(&["--rm"]).starts_with("`tpdocker run` needs an image"));
     assert!(wrong(&["--rm", ""]).starts_with("`tpdocker run` needs an image"));
     assert!(wrong(&["--name"]).starts_with("--name needs a value"));
-    assert!(failure(&["tpdocker", "run", "img"]).error.to_string().contains("needs --swap"));
+    assert!(failure(&["tpdocker", "run"]).error.to_string().contains("needs an image"));
 }
 
 #[test]

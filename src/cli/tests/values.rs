@@ -5,7 +5,9 @@ use std::time::Duration;
 use tpdocker_protocol::addr::Transport;
 
 use super::{env, failure, run, settings, wrong};
-use crate::settings::{Command, Hold, MountKind, MountSpec, Publish, PullPolicy, SwapTarget, TargetKind, VolumeChoice};
+use crate::settings::{
+    Command, Hold, Intent, MountKind, MountSpec, Publish, PullPolicy, SwapTarget, TargetKind, VolumeChoice,
+};
 
 #[test]
 fn a_variable_takes_the_clis_value_or_is_unset() {
@@ -221,7 +223,10 @@ fn the_rest_of_the_container_is_as_typed() {
 #[test]
 fn a_swap_names_a_service_or_a_workload_and_a_container() {
     let target = |typed: &str| match settings(&["tpdocker", "run", "--swap", typed, "img"]).command {
-        Command::Run(run) => run.swap,
+        Command::Run(run) => match run.intent {
+            Intent::Swap(target) => target,
+            other => panic!("{other:?}"),
+        },
         other => panic!("{other:?}"),
     };
     let expected = |kind, name: &str, container: Option<&str>| SwapTarget {
@@ -239,6 +244,19 @@ fn a_swap_names_a_service_or_a_workload_and_a_container() {
     }
     assert_eq!(target("sts/db"), expected(Some(TargetKind::StatefulSet), "db", None));
     assert_eq!(target("replicasets.apps/db"), expected(Some(TargetKind::ReplicaSet), "db", None));
+}
+
+#[test]
+fn a_run_swaps_is_like_something_or_is_on_its_own() {
+    let intent = |args: &[&str]| match settings(&[&["tpdocker", "run"], args].concat()).command {
+        Command::Run(run) => run.intent,
+        other => panic!("{other:?}"),
+    };
+    let web = SwapTarget { kind: None, name: "web".into(), container: Some("app".into()) };
+    assert_eq!(intent(&["--swap", "web:app", "img"]), Intent::Swap(web.clone()));
+    assert_eq!(intent(&["--like", "web:app", "img"]), Intent::Like(web));
+    assert_eq!(intent(&["img"]), Intent::Outgoing);
+    assert!(wrong(&["--like", "web", "img"]).starts_with("--swap and --like exclude each other"));
 }
 
 #[test]

@@ -16,7 +16,7 @@ pub(super) use net::{add_host, dns, hostname, network};
 pub(super) use publish::publish;
 pub use reach::bypass_network;
 pub(super) use reach::{bypass, container_to_host};
-pub(super) use swap::{namespace, swap};
+pub(super) use swap::{like, namespace, swap};
 pub(super) use volume::{mount, pod_volume, volume};
 
 use super::Surroundings;

@@ -1,4 +1,4 @@
-//! `--swap` and `--namespace`: names of the cluster.
+//! `--swap`, `--like` and `--namespace`: names of the cluster.
 
 use std::str::FromStr;
 
@@ -30,6 +30,11 @@ const SUBDOMAIN_MAX: usize = 253;
 
 pub(in crate::cli) fn swap(draft: &mut Draft, value: &str, _: &Surroundings) -> Applied {
     draft.swap = Some(value.parse()?);
+    Ok(())
+}
+
+pub(in crate::cli) fn like(draft: &mut Draft, value: &str, _: &Surroundings) -> Applied {
+    draft.like = Some(value.parse()?);
     Ok(())
 }
 

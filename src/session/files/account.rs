@@ -6,16 +6,14 @@
 
 use std::collections::BTreeSet;
 
-use crate::cluster::Workload;
+use crate::cluster::PodModel;
 use crate::settings::AppSpec;
 
-/// `app` as the user and in the groups that the workload's pods run as.
-pub(super) fn of_pod(app: &AppSpec, workload: &Workload) -> AppSpec {
-    let spec = workload.template.spec.as_ref();
+/// `app` as the user and in the groups that pods of the model run as.
+pub(super) fn of_pod(app: &AppSpec, model: &PodModel) -> AppSpec {
+    let spec = model.template.spec.as_ref();
     let pod = spec.and_then(|spec| spec.security_context.clone()).unwrap_or_default();
-    let containers = spec.map_or(&[][..], |spec| &spec.containers);
-    let own = containers.iter().find(|container| container.name == workload.container);
-    let own = own.and_then(|container| container.security_context.clone()).unwrap_or_default();
+    let own = model.original().and_then(|container| container.security_context.clone()).unwrap_or_default();
     let user = own.run_as_user.or(pod.run_as_user).map(|user| match own.run_as_group.or(pod.run_as_group) {
         Some(group) => format!("{user}:{group}"),
         // The image's own files say to which group the user belongs, here as there.
@@ -31,27 +29,14 @@ mod tests {
     use k8s_openapi::api::core::v1::PodTemplateSpec;
 
     use super::*;
-    use crate::cluster::{Kind, WorkloadRef};
 
-    fn workload(spec: &str) -> Workload {
+    fn model(spec: &str) -> PodModel {
         let template: PodTemplateSpec = serde_saphyr::from_str(&format!("spec: {spec}")).unwrap();
-        Workload {
-            reference: WorkloadRef { kind: Kind::Deployment, namespace: "staging".into(), name: "web".into() },
-            uid: String::new(),
-            resource_version: String::new(),
-            replicas: 1,
-            ready: 1,
-            template,
-            selector: k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector::default(),
-            container: "web".into(),
-            ports: vec![],
-            services: vec![],
-            stateful: None,
-        }
+        PodModel::beside(template, "web".into(), vec![])
     }
 
     fn account(app: &AppSpec, spec: &str) -> (Option<String>, Vec<String>) {
-        let AppSpec { user, groups, .. } = of_pod(app, &workload(spec));
+        let AppSpec { user, groups, .. } = of_pod(app, &model(spec));
         (user, groups)
     }
 

@@ -24,7 +24,7 @@ use self::keeper::Keeper;
 use self::plan::{FilesPlan, Fill, Medium, PlanError, Planned};
 use super::sidecar::{Sidecar, SidecarError};
 use super::{Attached, Session};
-use crate::cluster::{PodMount, Workload, mounts};
+use crate::cluster::{PodModel, PodMount, mounts};
 use crate::docker::{Engine, EngineError, VolumeSpec};
 use crate::error::{Code, Error, Explain};
 use crate::settings::{AppSpec, MountKind, MountSpec, RunSettings};
@@ -75,16 +75,15 @@ impl Explain for PlanError {
     }
 }
 
-/// The mounts of the swapped container as its workload declares them: what can be known before there is a pod.
-pub fn declared(workload: &Workload) -> Vec<PodMount> {
-    let spec = workload.template.spec.as_ref();
-    live(spec.map(|spec| mounts::of_container(spec, &workload.container)).unwrap_or_default(), workload)
+/// The mounts of the container as the model's template declares them: what can be known before there is a pod.
+pub fn declared(model: &PodModel) -> Vec<PodMount> {
+    let spec = model.template.spec.as_ref();
+    live(spec.map(|spec| mounts::of_container(spec, &model.container)).unwrap_or_default(), model)
 }
 
 /// The mounts of the proxy's pod, as those of the original.
-pub fn live(mounts: Vec<PodMount>, workload: &Workload) -> Vec<PodMount> {
-    let claims = workload.stateful.as_ref().map_or(&[][..], |stateful| &stateful.claims);
-    mounts::with_claims(mounts, claims)
+pub fn live(mounts: Vec<PodMount>, model: &PodModel) -> Vec<PodMount> {
+    mounts::with_claims(mounts, &model.withheld)
 }
 
 /// What is mounted, given the pod's mounts.
@@ -141,8 +140,8 @@ impl PodFiles {
     }
 
     /// The user's container with the pod's files, and with the pod's user and groups, to whom they belong.
-    pub fn dress(&self, app: &AppSpec, workload: &Workload) -> AppSpec {
-        let mut dressed = account::of_pod(app, workload);
+    pub fn dress(&self, app: &AppSpec, model: &PodModel) -> AppSpec {
+        let mut dressed = account::of_pod(app, model);
         dressed.mounts.extend(self.mounts());
         dressed
     }
