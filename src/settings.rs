@@ -8,6 +8,8 @@ use std::time::Duration;
 use tpdocker_protocol::addr::{Port, Transport};
 use tpdocker_protocol::cidr::Cidr;
 
+use crate::cluster::FixtureKind;
+
 /// A whole command line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
@@ -131,7 +133,17 @@ pub enum Intent {
     Outgoing,
 }
 
-/// Kinds that a swap can name.
+/// What becomes of the init containers of the pod, other than those that run beside it (`restartPolicy: Always`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum InitContainers {
+    /// They run in the proxy's pod, as in the original's.
+    #[default]
+    Run,
+    /// The proxy's pod has none.
+    Skip,
+}
+
+/// Kinds that `--swap` and `--like` can name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TargetKind {
     /// A Service, resolved to the workload behind it.
@@ -142,6 +154,8 @@ pub enum TargetKind {
     StatefulSet,
     /// apps/v1 `ReplicaSet`.
     ReplicaSet,
+    /// Something that a session can be like and not swap.
+    Fixture(FixtureKind),
 }
 
 /// `--hold`: how long callers from the cluster wait for an app that has stopped listening; 0 refuses them.
@@ -162,6 +176,8 @@ pub struct RunSettings {
     pub cluster: ClusterSettings,
     /// What the container is to the workloads of the cluster.
     pub intent: Intent,
+    /// `--skip-init-containers`.
+    pub init_containers: InitContainers,
     /// The proxy image, when not the one that belongs to this binary.
     pub proxy_image: Option<String>,
     /// The user's container.

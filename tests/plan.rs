@@ -7,6 +7,7 @@
 use k8s_openapi::api::apps::v1::Deployment;
 use tpdocker::cluster::template::{Note, ProxySpec, control_port, proxy_deployment, proxy_name};
 use tpdocker::cluster::{ClusterError, Stance, Workload};
+use tpdocker::settings::InitContainers;
 
 #[path = "plan/support.rs"]
 mod support;
@@ -79,6 +80,15 @@ fn a_session_on_its_own_is_a_pod_of_the_proxy_alone_which_restricted_admits() {
 #[test]
 fn a_session_beside_a_deployment_has_what_its_pods_are_given_and_no_label_of_theirs() {
     matches("like-siblings", &Stance::Like(likeness(&read("siblings"), None)));
+}
+
+#[test]
+fn without_its_init_containers_the_pod_keeps_those_that_run_beside_it() {
+    let stance = Stance::Swap(workload(&read("siblings"), None)).with(InitContainers::Skip);
+    let (deployment, notes) = planned(&stance).unwrap();
+    let inits = deployment.spec.unwrap().template.spec.unwrap().init_containers.unwrap();
+    assert_eq!(inits.iter().map(|init| init.name.as_str()).collect::<Vec<_>>(), ["proxy-init"]);
+    assert!(notes.contains(&Note::SkippedInit(vec!["migrate".into()])), "{notes:?}");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::settings::{
-    AppSpec, ClusterSettings, Hold, Intent, NetSpec, OutputFormat, RunSettings, SwapTarget, VolumeChoice,
+    AppSpec, ClusterSettings, Hold, InitContainers, Intent, NetSpec, OutputFormat, RunSettings, SwapTarget,
+    VolumeChoice,
 };
 
 use super::error::UsageError;
@@ -19,6 +20,7 @@ pub(super) struct Draft {
     pub(super) cluster: ClusterSettings,
     pub(super) swap: Option<SwapTarget>,
     pub(super) like: Option<SwapTarget>,
+    pub(super) init_containers: InitContainers,
     pub(super) proxy_image: Option<String>,
     pub(super) hold: Hold,
     pub(super) dry_run: bool,
@@ -50,6 +52,7 @@ impl Draft {
         Ok(RunSettings {
             cluster: self.cluster,
             intent,
+            init_containers: self.init_containers,
             proxy_image: self.proxy_image,
             app,
             net: self.net,

@@ -156,6 +156,12 @@ pub static FLAGS: &[Flag] = &[
         value::pod_volume,
         "What the app gets for a volume or claim of the pod",
     )),
+    ours(
+        "skip-init-containers",
+        Switch,
+        value::skip_init_containers,
+        "Leave the pod's init containers out, but those that run beside it",
+    ),
     ours("dry-run", Switch, value::dry_run, "Print the plan and change nothing"),
     ours("output", Value("text|json"), value::output, "How steps and errors are told on stderr"),
     repeatable(ours("verbose", Switch, value::verbose, "Log to stderr; again for more (after `run`, -v is a volume)")),

@@ -101,8 +101,9 @@ impl Candidate {
     pub fn into_likeness(self, target: &SwapTarget, services: &[Service]) -> Result<Likeness, ClusterError> {
         let WorkloadRef { namespace, name, .. } = self.reference();
         let services = self.served_by(services);
-        let container = choose_container(&self.reference(), &self.template, target, &services)?;
         let of = self.slug();
+        let choice = format!("--like {of}");
+        let container = choose_container(&self.reference().to_string(), &choice, &self.template, target, &services)?;
         Ok(Likeness { of, namespace, name, pod: PodModel::beside(self.template, container, self.claims) })
     }
 
@@ -124,7 +125,8 @@ impl Candidate {
             return Err(refuse(why, Some(format!("swap {}/{} instead", owner.kind.to_lowercase(), owner.name))));
         }
         let services = self.served_by(services);
-        let container = choose_container(&reference, &self.template, target, &services)?;
+        let choice = format!("--swap {}", self.slug());
+        let container = choose_container(&reference.to_string(), &choice, &self.template, target, &services)?;
         let ports = ports::containers(&self.template)
             .iter()
             .find(|candidate| candidate.name == container)
@@ -136,22 +138,32 @@ impl Candidate {
             resource_version: self.metadata.resource_version.unwrap_or_default(),
             replicas: self.replicas,
             ready: self.ready,
-            pod: PodModel { template: self.template, container, ports, stateful: self.stateful, withheld: self.claims },
+            pod: PodModel {
+                template: self.template,
+                container,
+                ports,
+                stateful: self.stateful,
+                withheld: self.claims,
+                skipped: Vec::new(),
+            },
             selector: self.selector,
             services: services.iter().map(|service| service.name_any()).collect(),
         })
     }
 }
 
-fn choose_container(
-    workload: &WorkloadRef,
+/// The container of `template`, which belongs to `what`, that `target` means; `choice` is how to say which.
+pub(super) fn choose_container(
+    what: &str,
+    choice: &str,
     template: &PodTemplateSpec,
     target: &SwapTarget,
     services: &[&Service],
 ) -> Result<String, ClusterError> {
     let names: Vec<String> = ports::containers(template).iter().map(|container| container.name.clone()).collect();
     let complaint = |wanted: Option<&String>| ClusterError::Container {
-        workload: workload.clone(),
+        what: what.to_owned(),
+        choice: choice.to_owned(),
         wanted: wanted.cloned(),
         containers: names.clone(),
     };

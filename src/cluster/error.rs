@@ -205,10 +205,12 @@ pub enum ClusterError {
         candidates: Vec<String>,
     },
     /// The pod has several containers and none was chosen, or it has no such container.
-    #[error("{workload} has {}", container_complaint(.wanted.as_deref(), .containers))]
+    #[error("{what} has {}", container_complaint(.wanted.as_deref(), .containers))]
     Container {
-        /// The workload.
-        workload: WorkloadRef,
+        /// Whose pod.
+        what: String,
+        /// The flag and the name that a container's can be added to: `--swap deployment/web`.
+        choice: String,
         /// What was asked for.
         wanted: Option<String>,
         /// What there is.
@@ -375,9 +377,7 @@ impl Explain for ClusterError {
             Self::NotFound { namespace, .. } => format!("kubectl -n {namespace} get deployments,statefulsets,services"),
             Self::NotSwappable { cure, .. } | Self::Proxy { cure, .. } => return cure.clone(),
             Self::Ambiguous { candidates, .. } => format!("say which: --swap {}", candidates.first()?),
-            Self::Container { workload, containers, .. } => {
-                format!("say which: --swap {}:{}", workload.name, containers.first()?)
-            }
+            Self::Container { choice, containers, .. } => format!("say which: {choice}:{}", containers.first()?),
             Self::Forbidden { role, .. } => format!("ask an administrator for this Role:\n{role}"),
             Self::Held { workload, .. } | Self::Restore { workload, .. } => {
                 format!("tpdocker restore -n {} {}/{}", workload.namespace, workload.kind.slug(), workload.name)

@@ -6,7 +6,7 @@
 //! In reading order:
 //! - [`connect`]: kubeconfig to [`Cluster`];
 //! - [`workload`]: what `--swap NAME` means, [`candidate`]: the one that was found, and [`ports`]: which of its ports and
-//!   containers matter;
+//!   containers matter; [`fixture`]: what runs pods and cannot be swapped;
 //! - [`stance`]: whether a session takes a workload's place, is like one, or is on its own, and the pod to be made after;
 //! - [`template`]: the proxy's Deployment, a pure function of the stance, with [`security`] and [`resources`];
 //! - [`quantity`]: numbers as Kubernetes writes them;
@@ -24,6 +24,7 @@ pub mod control;
 pub mod error;
 pub mod failure;
 pub mod files;
+pub mod fixture;
 pub mod mounts;
 pub mod ports;
 pub mod presence;
@@ -42,8 +43,10 @@ pub use connect::{Cluster, Facts};
 pub use control::{ControlClient, admit};
 pub use error::ClusterError;
 pub use files::FilesFeed;
+pub use fixture::FixtureKind;
 pub use mounts::{PodMount, Source};
 pub use proxy::{Proxy, ProxyPod};
+pub use rights::Purpose;
 pub use stance::{Likeness, PodModel, Stance};
 pub use swap::Restored;
 pub use template::{Note, ProxySpec, control_port, proxy_deployment};

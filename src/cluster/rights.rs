@@ -19,6 +19,27 @@ use super::workload::Kind;
 /// Reviews under way at once; each may be a connection of its own.
 const CONCURRENT: usize = 6;
 
+/// What a session is for, as far as its rights go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// To swap a workload of this kind.
+    Swap(Kind),
+    /// To be like one.
+    Like,
+    /// To be on its own.
+    Outgoing,
+}
+
+impl From<&Stance> for Purpose {
+    fn from(stance: &Stance) -> Self {
+        match stance {
+            Stance::Swap(workload) => Self::Swap(workload.reference.kind),
+            Stance::Like(_) => Self::Like,
+            Stance::Outgoing { .. } => Self::Outgoing,
+        }
+    }
+}
+
 /// API group, resource, verbs.
 type Rule = (&'static str, &'static str, &'static [&'static str]);
 /// API group, resource, verb.
@@ -59,10 +80,9 @@ const ON_WORKLOAD: &[&str] = &["get", "list", "watch", "patch"];
 const ON_SCALE: &[&str] = &["get", "update"];
 
 impl Cluster {
-    /// Asks for every right that a session with this stance needs. `Ok(Some(notice))` when the question itself is not
-    /// allowed.
-    pub async fn check_rights(&self, stance: &Stance) -> Result<Option<String>, ClusterError> {
-        let mut questions: Vec<Question> = needed(stance)
+    /// Asks for every right that a session needs. `Ok(Some(notice))` when the question itself is not allowed.
+    pub async fn check_rights(&self, purpose: Purpose) -> Result<Option<String>, ClusterError> {
+        let mut questions: Vec<Question> = needed(purpose)
             .into_iter()
             .flat_map(|(group, resource, verbs)| verbs.into_iter().map(move |verb| (group, resource.clone(), verb)))
             .collect();
@@ -117,15 +137,15 @@ impl Cluster {
     }
 }
 
-/// What a session with this stance needs.
-fn needed(stance: &Stance) -> Vec<(&'static str, String, Vec<&'static str>)> {
+/// What a session of this purpose needs.
+fn needed(purpose: Purpose) -> Vec<(&'static str, String, Vec<&'static str>)> {
     let owned = |rules: &[Rule]| -> Vec<_> {
         rules.iter().map(|(group, resource, verbs)| (*group, (*resource).to_owned(), verbs.to_vec())).collect()
     };
-    match stance {
-        Stance::Swap(workload) => rules(workload.reference.kind),
-        Stance::Like(_) => [owned(&FOR_PROXY), owned(&FOR_LIKENESS)].concat(),
-        Stance::Outgoing { .. } => owned(&FOR_PROXY),
+    match purpose {
+        Purpose::Swap(kind) => rules(kind),
+        Purpose::Like => [owned(&FOR_PROXY), owned(&FOR_LIKENESS)].concat(),
+        Purpose::Outgoing => owned(&FOR_PROXY),
     }
 }
 

@@ -16,6 +16,7 @@ use tpdocker_protocol::addr::Port;
 use tpdocker_protocol::control::Incoming;
 
 use super::workload::{Stateful, Workload};
+use crate::settings::InitContainers;
 
 /// Name of the only container of a session on its own.
 const ALONE: &str = "outgoing";
@@ -37,6 +38,8 @@ pub struct PodModel {
     pub stateful: Option<Stateful>,
     /// Claims that stay with the original's pods.
     pub withheld: Vec<Withheld>,
+    /// Init containers that were left out.
+    pub skipped: Vec<String>,
 }
 
 /// A claim that the proxy's pod has an empty directory for.
@@ -95,6 +98,21 @@ impl Stance {
         Self::Outgoing { namespace: namespace.to_owned(), pod: PodModel::plain() }
     }
 
+    /// The same, with or without the init containers of the pod.
+    #[must_use]
+    pub fn with(mut self, init_containers: InitContainers) -> Self {
+        let pod = match &mut self {
+            Self::Swap(workload) => &mut workload.pod,
+            Self::Like(likeness) => &mut likeness.pod,
+            Self::Outgoing { pod, .. } => pod,
+        };
+        match init_containers {
+            InitContainers::Run => {}
+            InitContainers::Skip => pod.skip_init_containers(),
+        }
+        self
+    }
+
     /// The pod that the proxy's is made after.
     pub fn pod(&self) -> &PodModel {
         match self {
@@ -149,6 +167,14 @@ impl PodModel {
         self.template.spec.as_ref()?.containers.iter().find(|container| container.name == self.container)
     }
 
+    /// Leaves the init containers out. Those that Kubernetes restarts are siblings that only start earlier, and stay.
+    /// <https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/>
+    fn skip_init_containers(&mut self) {
+        let Some(inits) = self.template.spec.as_mut().and_then(|spec| spec.init_containers.as_mut()) else { return };
+        let skipped = inits.extract_if(.., |init| init.restart_policy.as_deref() != Some("Always"));
+        self.skipped.extend(skipped.map(|init| init.name));
+    }
+
     /// A pod of the proxy alone. The default service account's token is left out, since nobody's is meant, and so are the
     /// variables about every Service of the namespace.
     fn plain() -> Self {
@@ -187,6 +213,7 @@ impl PodModel {
             ports: Vec::new(),
             stateful: None,
             withheld: Vec::new(),
+            skipped: Vec::new(),
         }
     }
 
@@ -215,6 +242,6 @@ impl PodModel {
             });
             withheld.extend(claims);
         }
-        Self { template, container, ports: Vec::new(), stateful: None, withheld }
+        Self { template, container, ports: Vec::new(), stateful: None, withheld, skipped: Vec::new() }
     }
 }

@@ -78,6 +78,8 @@ pub enum Note {
     RootForFiles(String),
     /// The template's user is not 0, and whether this port can be bound depends on the node.
     LowPort(Port),
+    /// Init containers of these names are left out.
+    SkippedInit(Vec<String>),
     /// The pod beside a workload has none of its labels.
     NoLabels(String),
     /// A claim is an empty directory in the proxy: the claim itself stays with the original.
@@ -104,6 +106,7 @@ impl fmt::Display for Note {
                 write!(f, "the proxy runs as root without capabilities, to read volume {volume}")
             }
             Self::LowPort(port) => write!(f, "the proxy may be unable to bind {port} without being root"),
+            Self::SkippedInit(names) => write!(f, "init containers are left out: {}", names.join(", ")),
             Self::NoLabels(of) => write!(
                 f,
                 "the pod has no label of {of}: no Service sends to it, and network policies for those labels do not count it in"
@@ -153,6 +156,9 @@ pub fn proxy_deployment(stance: &Stance, proxy: &ProxySpec) -> Result<(Deploymen
         Stance::Like(likeness) => vec![Note::NoLabels(likeness.of.clone())],
         Stance::Swap(_) | Stance::Outgoing { .. } => Vec::new(),
     };
+    if !model.skipped.is_empty() {
+        notes.push(Note::SkippedInit(model.skipped.clone()));
+    }
     let spec = DeploymentSpec {
         replicas: Some(1),
         revision_history_limit: Some(0),

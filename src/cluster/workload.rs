@@ -7,10 +7,10 @@
 use std::fmt;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
-use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::api::ListParams;
+use kube::api::{ApiResource, DynamicObject, ListParams};
 use kube::{Api, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
@@ -18,7 +18,8 @@ use crate::settings::{SwapTarget, TargetKind};
 
 use super::candidate::Candidate;
 use super::connect::Cluster;
-use super::error::ClusterError;
+use super::error::{Cause, ClusterError};
+use super::fixture::{self, Fixture, FixtureKind};
 use super::ports;
 use super::stance::{Likeness, PodModel};
 
@@ -122,31 +123,51 @@ impl Cluster {
     /// Finds what is to be swapped.
     pub async fn resolve(&self, target: &SwapTarget) -> Result<Workload, ClusterError> {
         let services = self.list::<Service>().await?;
-        self.candidate(target, &services).await?.into_workload(target, &services)
+        match self.meant(target, &services).await? {
+            Meant::Workload(found) => found.into_workload(target, &services),
+            Meant::Fixture(found) => Err(found.not_swappable()),
+        }
     }
 
     /// Finds what a session is to be like.
     pub async fn resolve_likeness(&self, target: &SwapTarget) -> Result<Likeness, ClusterError> {
         let services = self.list::<Service>().await?;
-        self.candidate(target, &services).await?.into_likeness(target, &services)
-    }
-
-    async fn candidate(&self, target: &SwapTarget, services: &[Service]) -> Result<Candidate, ClusterError> {
-        match target.kind {
-            None => match self.by_name(&target.name, &ANY).await? {
-                Some(found) => Ok(found),
-                None => self.behind_service(&target.name, services).await,
-            },
-            Some(TargetKind::Service) => self.behind_service(&target.name, services).await,
-            Some(TargetKind::Deployment) => self.named(&target.name, Kind::Deployment).await,
-            Some(TargetKind::StatefulSet) => self.named(&target.name, Kind::StatefulSet).await,
-            Some(TargetKind::ReplicaSet) => self.named(&target.name, Kind::ReplicaSet).await,
+        match self.meant(target, &services).await? {
+            Meant::Workload(found) => found.into_likeness(target, &services),
+            Meant::Fixture(found) => found.into_likeness(target, &services),
         }
     }
 
-    async fn named(&self, name: &str, kind: Kind) -> Result<Candidate, ClusterError> {
+    async fn meant(&self, target: &SwapTarget, services: &[Service]) -> Result<Meant, ClusterError> {
+        let name = &target.name;
+        match target.kind {
+            None => match self.by_name(name, &ANY).await? {
+                Some(found) => Ok(Meant::Workload(found)),
+                None => match services.iter().find(|service| &service.name_any() == name) {
+                    Some(service) => self.behind_service(service).await,
+                    None => match self.any_fixture(name).await? {
+                        Some(found) => Ok(Meant::Fixture(found)),
+                        None => Err(self.not_found("workload or Service", name).await),
+                    },
+                },
+            },
+            Some(TargetKind::Service) => match services.iter().find(|service| &service.name_any() == name) {
+                Some(service) => self.behind_service(service).await,
+                None => Err(self.not_found("Service", name).await),
+            },
+            Some(TargetKind::Deployment) => self.named(name, Kind::Deployment).await,
+            Some(TargetKind::StatefulSet) => self.named(name, Kind::StatefulSet).await,
+            Some(TargetKind::ReplicaSet) => self.named(name, Kind::ReplicaSet).await,
+            Some(TargetKind::Fixture(kind)) => match self.fixture(name, kind).await? {
+                Some(found) => Ok(Meant::Fixture(found)),
+                None => Err(self.not_found(kind.as_str(), name).await),
+            },
+        }
+    }
+
+    async fn named(&self, name: &str, kind: Kind) -> Result<Meant, ClusterError> {
         match self.by_name(name, &[kind]).await? {
-            Some(found) => Ok(found),
+            Some(found) => Ok(Meant::Workload(found)),
             None => Err(self.not_found(kind.as_str(), name).await),
         }
     }
@@ -166,10 +187,8 @@ impl Cluster {
         Ok(None)
     }
 
-    async fn behind_service(&self, name: &str, services: &[Service]) -> Result<Candidate, ClusterError> {
-        let Some(service) = services.iter().find(|service| service.name_any() == name) else {
-            return Err(self.unswappable(name).await?);
-        };
+    async fn behind_service(&self, service: &Service) -> Result<Meant, ClusterError> {
+        let name = &service.name_any();
         if ports::selector(service).is_none() {
             let what = format!("Service `{name}`");
             let why = "it has no selector, so no workload of the cluster stands behind it".into();
@@ -190,8 +209,11 @@ impl Cluster {
             let candidates = found.iter().map(Candidate::slug).collect();
             return Err(ClusterError::Ambiguous { name: name.into(), candidates });
         }
-        match found.pop() {
-            Some(found) => Ok(found),
+        if let Some(found) = found.pop() {
+            return Ok(Meant::Workload(found));
+        }
+        match self.fixture_behind(service).await? {
+            Some(found) => Ok(Meant::Fixture(found.behind(name))),
             None => Err(ClusterError::NotSwappable {
                 what: format!("Service `{name}`"),
                 why: "its selector fits no Deployment, StatefulSet or ReplicaSet of the namespace".into(),
@@ -200,30 +222,55 @@ impl Cluster {
         }
     }
 
-    /// The error for a name that neither a workload nor a Service has: something else may have it.
-    async fn unswappable(&self, name: &str) -> Result<ClusterError, ClusterError> {
-        let error = |kind: &str, why: &str| ClusterError::NotSwappable {
-            what: format!("{kind} `{name}`"),
-            why: why.into(),
-            cure: None,
+    /// What has the name and cannot be swapped. A kind that the login may not see has no such name.
+    async fn any_fixture(&self, name: &str) -> Result<Option<Fixture>, ClusterError> {
+        use FixtureKind::{CronJob, DaemonSet, Job, Pod};
+        for kind in [DaemonSet, Job, CronJob, Pod] {
+            match self.fixture(name, kind).await {
+                Ok(None) => {}
+                Err(error) if error.status() == Some(403) => {}
+                found => return found,
+            }
+        }
+        Ok(None)
+    }
+
+    async fn fixture(&self, name: &str, kind: FixtureKind) -> Result<Option<Fixture>, ClusterError> {
+        Ok(match kind {
+            FixtureKind::DaemonSet => self.get::<DaemonSet>(name).await?.map(Fixture::from),
+            FixtureKind::Job => self.get::<Job>(name).await?.map(Fixture::from),
+            FixtureKind::CronJob => self.cron_job(name).await?.map(Fixture::from),
+            FixtureKind::Pod => self.get::<Pod>(name).await?.map(Fixture::from),
+        })
+    }
+
+    /// A `CronJob`, of whichever version the server has: before 1.21 that is `v1beta1`, with the same fields.
+    async fn cron_job(&self, name: &str) -> Result<Option<CronJob>, ClusterError> {
+        let mut resource = ApiResource::erase::<CronJob>(&());
+        for version in ["v1", "v1beta1"] {
+            version.clone_into(&mut resource.version);
+            resource.api_version = format!("{}/{version}", resource.group);
+            let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), self.namespace(), &resource);
+            if let Some(found) = self.ask(format!("get CronJob `{name}`"), api.get_opt(name)).await? {
+                return found.try_parse().map(Some).map_err(|error| {
+                    ClusterError::request(format!("read CronJob `{name}`"), Cause::Way(error.to_string()))
+                });
+            }
+        }
+        Ok(None)
+    }
+
+    /// What runs the pods of a Service that no workload stands behind: told by one of them.
+    async fn fixture_behind(&self, service: &Service) -> Result<Option<Fixture>, ClusterError> {
+        let pods = self.list::<Pod>().await?;
+        let Some(pod) = pods.into_iter().find(|pod| fixture::is_behind(service, pod)) else { return Ok(None) };
+        let pod = Fixture::from(pod);
+        let owner = match pod.owner() {
+            Some(("DaemonSet", name)) => self.fixture(name, FixtureKind::DaemonSet).await?,
+            Some(("Job", name)) => self.fixture(name, FixtureKind::Job).await?,
+            _ => None,
         };
-        if self.get_if_allowed::<DaemonSet>(name).await?.is_some() {
-            return Ok(error("DaemonSet", "it runs one pod on every node and cannot be scaled to none"));
-        }
-        if self.get_if_allowed::<Job>(name).await?.is_some() {
-            return Ok(error("Job", "it runs to completion and serves nothing"));
-        }
-        if self.get_if_allowed::<k8s_openapi::api::batch::v1::CronJob>(name).await?.is_some() {
-            return Ok(error("CronJob", "it runs to completion and serves nothing"));
-        }
-        if let Some(pod) = self.get_if_allowed::<Pod>(name).await? {
-            let owner = pod.owner_references().iter().find(|owner| owner.controller == Some(true));
-            return Ok(match owner {
-                Some(owner) => error("Pod", &format!("name its {} `{}` instead", owner.kind, owner.name)),
-                None => error("Pod", "it stands alone: nothing would start it again afterwards"),
-            });
-        }
-        Ok(self.not_found("workload or Service", name).await)
+        Ok(Some(owner.unwrap_or(pod)))
     }
 
     async fn not_found(&self, what: &'static str, name: &str) -> ClusterError {
@@ -290,6 +337,14 @@ pub(super) fn near_names<'a>(wanted: &str, known: impl Iterator<Item = &'a str>)
 // === private ===
 
 const ANY: [Kind; 3] = [Kind::Deployment, Kind::StatefulSet, Kind::ReplicaSet];
+
+/// What a name means.
+enum Meant {
+    /// Something that can be swapped.
+    Workload(Candidate),
+    /// Something that cannot.
+    Fixture(Fixture),
+}
 
 trait Object:
     kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug

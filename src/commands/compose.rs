@@ -31,7 +31,9 @@ use crate::session::identity::Identity;
 use crate::session::rundir::{self, SessionRecord};
 use crate::session::signals::Signals;
 use crate::session::{Attached, Session, environment, find, proxy_of};
-use crate::settings::{AppSpec, ClusterSettings, ComposeAction, ComposeSettings, Hold, Intent, NetSpec, VolumeChoice};
+use crate::settings::{
+    AppSpec, ClusterSettings, ComposeAction, ComposeSettings, Hold, InitContainers, Intent, NetSpec, VolumeChoice,
+};
 
 /// How long `down` waits for a session in another terminal: a restore waits for the original's pods.
 const SESSION_ENDS_WITHIN: Duration = Duration::from_mins(4);
@@ -120,7 +122,7 @@ async fn prepare(
             context: cluster.context.or_else(|| settings.cluster.context.clone()),
             namespace: cluster.namespace.or_else(|| settings.cluster.namespace.clone()),
         };
-        let found = find(&cluster, &Intent::Swap(swap), reporter).await?;
+        let found = find(&cluster, &Intent::Swap(swap), InitContainers::Run, reporter).await?;
         // What is wrong with the choices shows here, before anything is changed.
         files::plan::plan(&files::declared(found.stance.pod()), &project.mounts_of(&service), &pod_volumes)?;
         let identity = Identity::new()?;

@@ -66,7 +66,8 @@ async fn prepare(settings: &RunSettings, output: OutputFormat, reporter: &Report
         Ok::<_, Error>(engine)
     };
     // Both to their end, so that each step tells its own outcome.
-    let (engine, found) = tokio::join!(engine, find(&settings.cluster, &settings.intent, reporter));
+    let (engine, found) =
+        tokio::join!(engine, find(&settings.cluster, &settings.intent, settings.init_containers, reporter));
     let (engine, found) = (engine?, found?);
     if !settings.dry_run {
         stdio.check(app.interactive, app.tty)?;

@@ -37,7 +37,7 @@ use crate::error::Error;
 use crate::event::{Reporter, Step};
 use crate::image;
 use crate::plan;
-use crate::settings::{ClusterSettings, Hold, Intent, NetSpec};
+use crate::settings::{ClusterSettings, Hold, InitContainers, Intent, NetSpec};
 
 /// How long the proxy's pod may take from its creation until it runs. Init containers of the original run first, and
 /// migrations take their time; a pod that cannot start is said long before.
@@ -58,7 +58,12 @@ pub struct Found {
 }
 
 /// Connects, finds what is meant, and checks the rights.
-pub async fn find(settings: &ClusterSettings, intent: &Intent, reporter: &Reporter) -> Result<Found, Error> {
+pub async fn find(
+    settings: &ClusterSettings,
+    intent: &Intent,
+    init_containers: InitContainers,
+    reporter: &Reporter,
+) -> Result<Found, Error> {
     let step = reporter.step("cluster");
     let cluster = Cluster::connect(settings).await?;
     step.done(cluster.facts().to_string());
@@ -67,8 +72,9 @@ pub async fn find(settings: &ClusterSettings, intent: &Intent, reporter: &Report
         Intent::Swap(target) => Stance::Swap(cluster.resolve(target).await?),
         Intent::Like(target) => Stance::Like(cluster.resolve_likeness(target).await?),
         Intent::Outgoing => Stance::outgoing(cluster.namespace()),
-    };
-    if let Some(notice) = cluster.check_rights(&stance).await? {
+    }
+    .with(init_containers);
+    if let Some(notice) = cluster.check_rights((&stance).into()).await? {
         reporter.notice(notice);
     }
     step.done(plan::describe(&stance));

@@ -58,7 +58,7 @@ fn a_wrong_command_line_has_a_message_a_hint_and_code_2() {
         &["run", "--swap", "web", "-p", "8000-8010:80", "img"],
         &["run", "--swap", "web", "--network", "host", "img"],
         &["run", "--swap", "web", "--env-file", "missing.env", "img"],
-        &["run", "--swap", "pod/web", "img"],
+        &["run", "--swap", "rollout/web", "img"],
         &["run", "--output=json", "--swap", "web", "-v", "~/src:/app", "img"],
     ];
     let mut all = String::new();

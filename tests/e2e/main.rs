@@ -18,3 +18,4 @@ mod outgoing;
 mod reach;
 mod recovery;
 mod support;
+mod workloads;

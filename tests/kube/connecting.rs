@@ -7,7 +7,7 @@ use kube::Api;
 use kube::api::PostParams;
 use kube::config::Kubeconfig;
 use serde_json::json;
-use tpdocker::cluster::{Cluster, ClusterError, Kind};
+use tpdocker::cluster::{Cluster, ClusterError, Kind, Purpose};
 use tpdocker::error::{Code, Explain as _};
 use tpdocker::settings::TargetKind;
 
@@ -134,7 +134,7 @@ async fn what_cannot_be_swapped_is_named() {
 #[tokio::test]
 async fn missing_rights_are_named_and_the_printed_role_has_them_all() {
     in_namespace(|cluster| async move {
-        assert_eq!(cluster.check_rights(Kind::Deployment).await.unwrap(), None);
+        assert_eq!(cluster.check_rights(Purpose::Swap(Kind::Deployment)).await.unwrap(), None);
 
         create::<ServiceAccount>(&cluster, json!({ "metadata": { "name": "dev" } })).await;
         let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client().clone(), cluster.namespace());
@@ -144,7 +144,11 @@ async fn missing_rights_are_named_and_the_printed_role_has_them_all() {
         set_token(&mut kubeconfig, &token.status.unwrap().token);
         let dev = Cluster::connect_with(kubeconfig, &settings(cluster.namespace())).await.unwrap();
 
-        let error = dev.check_rights(Kind::Deployment).await.unwrap_err();
+        let error = dev.check_rights(Purpose::Outgoing).await.unwrap_err();
+        let ClusterError::Forbidden { missing, .. } = error else { panic!("{error:?}") };
+        assert!(missing.contains(&"create deployments.apps".to_owned()), "{missing:?}");
+        assert!(missing.iter().all(|right| !right.contains("scale") && !right.contains("patch")), "{missing:?}");
+        let error = dev.check_rights(Purpose::Swap(Kind::Deployment)).await.unwrap_err();
         assert_eq!(error.code(), Code::Forbidden);
         let ClusterError::Forbidden { missing, role } = error else { panic!("{error:?}") };
         assert!(missing.contains(&"get pods/portforward".to_owned()), "{missing:?}");
@@ -161,15 +165,15 @@ async fn missing_rights_are_named_and_the_printed_role_has_them_all() {
         )
         .await;
         // The authorizer hears of a binding a moment later.
-        let mut outcome = dev.check_rights(Kind::Deployment).await;
+        let mut outcome = dev.check_rights(Purpose::Swap(Kind::Deployment)).await;
         for _ in 0..50 {
             if outcome.is_ok() {
                 break;
             }
-            outcome = dev.check_rights(Kind::Deployment).await;
+            outcome = dev.check_rights(Purpose::Swap(Kind::Deployment)).await;
         }
         assert_eq!(outcome.unwrap(), None);
-        assert_eq!(dev.check_rights(Kind::StatefulSet).await.unwrap(), None);
+        assert_eq!(dev.check_rights(Purpose::Swap(Kind::StatefulSet)).await.unwrap(), None);
     })
     .await;
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tpdocker_protocol::addr::Transport;
 
 use super::{env, failure, run, settings, wrong};
+use crate::cluster::FixtureKind;
 use crate::settings::{
     Command, Hold, Intent, MountKind, MountSpec, Publish, PullPolicy, SwapTarget, TargetKind, VolumeChoice,
 };
@@ -244,6 +245,10 @@ fn a_swap_names_a_service_or_a_workload_and_a_container() {
     }
     assert_eq!(target("sts/db"), expected(Some(TargetKind::StatefulSet), "db", None));
     assert_eq!(target("replicasets.apps/db"), expected(Some(TargetKind::ReplicaSet), "db", None));
+    let fixture = |kind| Some(TargetKind::Fixture(kind));
+    assert_eq!(target("ds/agent"), expected(fixture(FixtureKind::DaemonSet), "agent", None));
+    assert_eq!(target("cronjobs.v1.batch/report"), expected(fixture(FixtureKind::CronJob), "report", None));
+    assert_eq!(target("pod/web-0:app"), expected(fixture(FixtureKind::Pod), "web-0", Some("app")));
 }
 
 #[test]
@@ -262,8 +267,7 @@ fn a_run_swaps_is_like_something_or_is_on_its_own() {
 #[test]
 fn a_swap_of_something_else_says_what_can_be_swapped() {
     for (typed, said) in [
-        ("pod/web", "a Pod cannot be swapped yet"),
-        ("ds/web", "a DaemonSet cannot be swapped yet"),
+        ("ro/web", "a Rollout cannot be swapped yet"),
         ("gizmo/web", "\"gizmo\" is not a kind"),
         ("deployment.extensions/web", "is not a kind"),
         ("/web", "is not a kind"),

@@ -23,7 +23,7 @@ use super::Surroundings;
 use super::draft::Draft;
 use super::error::ValueError;
 use super::grammar::boolean;
-use crate::settings::{OutputFormat, PullPolicy};
+use crate::settings::{InitContainers, OutputFormat, PullPolicy};
 
 /// What every handler answers.
 pub(super) type Applied = Result<(), ValueError>;
@@ -43,6 +43,11 @@ pub(super) fn context(draft: &mut Draft, value: &str, _: &Surroundings) -> Appli
 
 pub(super) fn proxy_image(draft: &mut Draft, value: &str, _: &Surroundings) -> Applied {
     draft.proxy_image = Some(not_empty(value)?);
+    Ok(())
+}
+
+pub(super) fn skip_init_containers(draft: &mut Draft, value: &str, _: &Surroundings) -> Applied {
+    draft.init_containers = if switch(value)? { InitContainers::Skip } else { InitContainers::Run };
     Ok(())
 }
 

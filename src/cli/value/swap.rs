@@ -6,6 +6,7 @@ use super::Applied;
 use crate::cli::Surroundings;
 use crate::cli::draft::Draft;
 use crate::cli::error::ValueError;
+use crate::cluster::FixtureKind;
 use crate::settings::{SwapTarget, TargetKind};
 
 /// Kinds by the names kubectl knows them by, without their group.
@@ -14,13 +15,13 @@ const KINDS: &[(&[&str], TargetKind, &str)] = &[
     (&["deployment", "deployments", "deploy"], TargetKind::Deployment, "apps"),
     (&["statefulset", "statefulsets", "sts"], TargetKind::StatefulSet, "apps"),
     (&["replicaset", "replicasets", "rs"], TargetKind::ReplicaSet, "apps"),
+    (&["daemonset", "daemonsets", "ds"], TargetKind::Fixture(FixtureKind::DaemonSet), "apps"),
+    (&["job", "jobs"], TargetKind::Fixture(FixtureKind::Job), "batch"),
+    (&["cronjob", "cronjobs", "cj"], TargetKind::Fixture(FixtureKind::CronJob), "batch"),
+    (&["pod", "pods", "po"], TargetKind::Fixture(FixtureKind::Pod), ""),
 ];
-/// Kinds that run pods and cannot be swapped.
+/// Kinds that run pods and are not looked into.
 const UNSUPPORTED: &[(&[&str], &str)] = &[
-    (&["pod", "pods", "po"], "a Pod"),
-    (&["daemonset", "daemonsets", "ds"], "a DaemonSet"),
-    (&["job", "jobs"], "a Job"),
-    (&["cronjob", "cronjobs", "cj"], "a CronJob"),
     (&["replicationcontroller", "replicationcontrollers", "rc"], "a ReplicationController"),
     (&["rollout", "rollouts", "ro"], "a Rollout"),
 ];
