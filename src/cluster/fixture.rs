@@ -105,6 +105,7 @@ impl Fixture {
     }
 
     /// The same, found behind this Service.
+    #[must_use]
     pub fn behind(self, service: &str) -> Self {
         Self { behind: Some(service.to_owned()), ..self }
     }

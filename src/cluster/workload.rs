@@ -10,7 +10,7 @@ use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet}
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Pod, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use kube::api::{ApiResource, DynamicObject, ListParams};
+use kube::api::{ApiResource, DynamicObject, ListParams, TypeMeta};
 use kube::{Api, ResourceExt as _};
 use serde::de::DeserializeOwned;
 
@@ -123,7 +123,7 @@ impl Cluster {
     /// Finds what is to be swapped.
     pub async fn resolve(&self, target: &SwapTarget) -> Result<Workload, ClusterError> {
         let services = self.list::<Service>().await?;
-        match self.meant(target, &services).await? {
+        match Box::pin(self.meant(target, &services)).await? {
             Meant::Workload(found) => found.into_workload(target, &services),
             Meant::Fixture(found) => Err(found.not_swappable()),
         }
@@ -132,7 +132,7 @@ impl Cluster {
     /// Finds what a session is to be like.
     pub async fn resolve_likeness(&self, target: &SwapTarget) -> Result<Likeness, ClusterError> {
         let services = self.list::<Service>().await?;
-        match self.meant(target, &services).await? {
+        match Box::pin(self.meant(target, &services)).await? {
             Meant::Workload(found) => found.into_likeness(target, &services),
             Meant::Fixture(found) => found.into_likeness(target, &services),
         }
@@ -251,7 +251,8 @@ impl Cluster {
             version.clone_into(&mut resource.version);
             resource.api_version = format!("{}/{version}", resource.group);
             let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), self.namespace(), &resource);
-            if let Some(found) = self.ask(format!("get CronJob `{name}`"), api.get_opt(name)).await? {
+            if let Some(mut found) = self.ask(format!("get CronJob `{name}`"), api.get_opt(name)).await? {
+                found.types = Some(TypeMeta::resource::<CronJob>());
                 return found.try_parse().map(Some).map_err(|error| {
                     ClusterError::request(format!("read CronJob `{name}`"), Cause::Way(error.to_string()))
                 });

@@ -122,7 +122,7 @@ async fn prepare(
             context: cluster.context.or_else(|| settings.cluster.context.clone()),
             namespace: cluster.namespace.or_else(|| settings.cluster.namespace.clone()),
         };
-        let found = find(&cluster, &Intent::Swap(swap), InitContainers::Run, reporter).await?;
+        let found = Box::pin(find(&cluster, &Intent::Swap(swap), InitContainers::Run, reporter)).await?;
         // What is wrong with the choices shows here, before anything is changed.
         files::plan::plan(&files::declared(found.stance.pod()), &project.mounts_of(&service), &pod_volumes)?;
         let identity = Identity::new()?;

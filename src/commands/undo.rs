@@ -135,8 +135,8 @@ pub async fn containers_and_swap(
     loop {
         tokio::select! {
             (containers, cluster) = &mut both => return match (containers, cluster) {
-                (Ok(_), Ok(_)) => Ok(()),
-                (Err(engine), Ok(_)) => Err(Failure::Engine(engine)),
+                (Ok(_), Ok(())) => Ok(()),
+                (Err(engine), Ok(())) => Err(Failure::Engine(engine)),
                 (Ok(_), Err(source)) => Err(Failure::Cluster { left, source }),
                 (Err(engine), Err(cluster)) => Err(Failure::Both { left, engine, cluster }),
             },

@@ -63,7 +63,7 @@ fn sleeper() -> Value {
 }
 
 /// A Service of this name, headless or not, in front of the pods with that label.
-fn service(name: &str, more: Value) -> Value {
+fn service(name: &str, more: &Value) -> Value {
     let mut spec = json!({ "selector": { "app": name }, "ports": [{ "port": 8080 }] });
     spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name }, "spec": spec })
@@ -71,7 +71,7 @@ fn service(name: &str, more: Value) -> Value {
 
 /// A workload whose template says all that one may: two containers and one before them, a root that is read-only, no
 /// root user, and everything that decides where it runs and whom it knows.
-fn workload(kind: &str, name: &str, more: Value) -> Value {
+fn workload(kind: &str, name: &str, more: &Value) -> Value {
     let data = json!([{ "name": "data", "mountPath": "/data" }]);
     let born = "cd /data && { [ -e born ] || cat /proc/sys/kernel/random/uuid > born; } && chmod 644 born";
     let template = json!({
@@ -163,8 +163,10 @@ fn swapped_and_restored(kind: &str, name: &str, hosts: &[&str], flags: &[&str], 
         answers(host, "cluster");
     }
     assert_eq!(state(kind, name), before);
-    let left = kubectl(&["get", "deployments", "-l", "tpdocker.dev/session", "-o", "name"]);
-    assert_eq!(left, "", "a proxy is left");
+    until("the proxy and its pod to be gone", PATIENCE, || {
+        let left = kubectl(&["get", "deployments,pods", "-l", "tpdocker.dev/session", "-o", "name"]);
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
 }
 
 #[test]
@@ -177,12 +179,12 @@ fn each_kind_is_swapped_and_restored_with_all_that_its_template_says() {
     });
     let _namespace = Namespace::with(&[
         volume,
-        service("db", json!({ "clusterIP": "None" })),
-        service("rs", json!({})),
-        service("web", json!({})),
-        workload("StatefulSet", "db", json!({ "serviceName": "db" })),
-        workload("ReplicaSet", "rs", json!({})),
-        workload("Deployment", "web", json!({})),
+        service("db", &json!({ "clusterIP": "None" })),
+        service("rs", &json!({})),
+        service("web", &json!({})),
+        workload("StatefulSet", "db", &json!({ "serviceName": "db" })),
+        workload("ReplicaSet", "rs", &json!({})),
+        workload("Deployment", "web", &json!({})),
     ]);
     let born = || kubectl(&["exec", "db-0", "-c", "app", "--", "cat", "/data/born"]);
     answers("db-0.db", "cluster");
@@ -200,12 +202,13 @@ fn what_cannot_be_swapped_is_told_with_the_reason_and_what_a_session_can_be_inst
                        "spec": { "terminationGracePeriodSeconds": 0, "containers": [sleeper()] } });
     let agent = json!({ "apiVersion": "apps/v1", "kind": "DaemonSet", "metadata": { "name": "agent" },
                         "spec": { "selector": { "matchLabels": { "app": "agents" } }, "template": pods } });
-    let _namespace = Namespace::with(&[agent, service("agents", json!({})), {
-        let mut callers = service("callers", json!({}));
+    let once = json!({ "apiVersion": "batch/v1", "kind": "Job", "metadata": { "name": "once" },
+                       "spec": { "template": { "spec": { "restartPolicy": "Never", "containers": [sleeper()] } } } });
+    let _namespace = Namespace::with(&[agent, once, service("agents", &json!({})), {
+        let mut callers = service("callers", &json!({}));
         callers["spec"]["selector"]["app"] = "caller".into();
         callers
     }]);
-    kubectl(&["create", "job", "once", "--image", IMAGE, "--", "true"]);
     kubectl(&["create", "cronjob", "nightly", "--image", IMAGE, "--schedule", "0 3 1 1 *", "--", "true"]);
     kubectl(&["rollout", "status", "daemonset/agent", "--timeout=60s"]);
     let of_agent = kubectl(&["get", "pods", "-l", "app=agents", "-o", "name"]);

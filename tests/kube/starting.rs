@@ -26,7 +26,7 @@ async fn start(cluster: &Cluster, image: &str, change: impl FnOnce(&mut Deployme
 /// Asserts a failure within 10 s of the kind [`ClusterError::Proxy`], whose text contains `words`.
 async fn fails(cluster: Cluster, words: &str, image: &str, change: impl FnOnce(&mut Deployment)) -> ClusterError {
     let began = Instant::now();
-    let error = start(&cluster, image, change).await.unwrap_err();
+    let error = Box::pin(start(&cluster, image, change)).await.unwrap_err();
     let took = began.elapsed();
     assert_eq!(error.code(), Code::Proxy, "{error:?}");
     assert!(error.to_string().contains(words), "{error}");
