@@ -110,16 +110,22 @@ fn workload(kind: &str, name: &str, more: &Value) -> Value {
     json!({ "apiVersion": "apps/v1", "kind": kind, "metadata": { "name": name }, "spec": spec })
 }
 
-/// Which copy answers at `host`, for a pod.
-fn copy_at(host: &str) -> Result<String, String> {
+/// Which copy answers at `host`, for a container of a pod.
+fn copy_for(pod: &str, container: &str, host: &str) -> Result<String, String> {
     let script =
         format!("import urllib.request as u; print(u.urlopen('http://{host}:8080/', timeout=5).read().decode())");
-    let asked = kubectl_in(NAMESPACE).args(["exec", "caller", "--", "python3", "-c", &script]).output().unwrap();
+    let arguments = ["exec", pod, "-c", container, "--", "python3", "-c", &script];
+    let asked = kubectl_in(NAMESPACE).args(arguments).output().unwrap();
     if asked.status.success() {
         Ok(String::from_utf8_lossy(&asked.stdout).trim().to_owned())
     } else {
         Err(String::from_utf8_lossy(&asked.stderr).into_owned())
     }
+}
+
+/// Which copy answers at `host`, for a pod.
+fn copy_at(host: &str) -> Result<String, String> {
+    copy_for("caller", "main", host)
 }
 
 fn answers(host: &str, copy: &str) {
@@ -193,6 +199,26 @@ fn each_kind_is_swapped_and_restored_with_all_that_its_template_says() {
     assert_eq!(born(), written, "the claim is the pod's again");
     swapped_and_restored("replicaset", "rs", &["rs"], &[], 1);
     swapped_and_restored("deployment", "web", &["web"], &["--skip-init-containers"], 0);
+    beside_web();
+}
+
+/// A session like `web` is there for the siblings in its own pod, and for nobody else.
+fn beside_web() {
+    let before = state("deployment", "web");
+    let app = ["--rm", "-e", "COPY=laptop", "--entrypoint", "python3", SERVICE_IMAGE, "-c", SERVE];
+    let session = Tpdocker::start(&[&["run", "--like", "web:app", "-n", NAMESPACE][..], &app].concat());
+    session.says(" in container ");
+    let form = "-o=jsonpath={.items[0].metadata.name} {.items[0].status.podIP}";
+    let pod = kubectl(&["get", "pods", "-l", "tpdocker.dev/session", form]);
+    let (pod, ip) = pod.split_once(' ').unwrap();
+    until("the app to answer its sibling", PATIENCE, || match copy_for(pod, "main", "127.0.0.1") {
+        Ok(copy) if copy == "laptop" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert!(copy_at(ip).unwrap_err().contains("Connection refused"), "the pod's address is open");
+    assert_eq!(copy_at("web").as_deref(), Ok("cluster"));
+    session.interrupt();
+    assert_eq!(state("deployment", "web"), before);
 }
 
 #[test]
