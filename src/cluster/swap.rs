@@ -143,11 +143,13 @@ impl Cluster {
     }
 
     /// Puts everything back from what the cluster remembers: replicas, then the proxy's end, then the record's. With
-    /// `session`, another session's swap is left alone. Goes on past a failed step and reports all that is left.
-    pub async fn restore(
+    /// `session`, another session's swap is left alone. `serving` is awaited each time that more of the original's pods are
+    /// ready, before the proxy goes. Goes on past a failed step and reports all that is left.
+    pub async fn restore<S: Future<Output = ()>>(
         &self,
         reference: &WorkloadRef,
         session: Option<&str>,
+        serving: impl FnMut() -> S,
         mut progress: impl FnMut(String),
     ) -> Result<Restored, ClusterError> {
         let now = match self.moment(reference).await {
@@ -172,7 +174,7 @@ impl Cluster {
             }
         }
         if left.is_empty() {
-            match self.wait_back(reference, &mut progress).await {
+            match self.wait_back(reference, serving, &mut progress).await {
                 Ok(ready) => back.ready = ready,
                 Err(error) => left.push(text_of(&error)),
             }
@@ -209,7 +211,12 @@ impl Cluster {
     }
 
     /// Waits until the original serves again: all its replicas, or one and then a little longer. How many are ready.
-    async fn wait_back(&self, reference: &WorkloadRef, progress: &mut impl FnMut(String)) -> Result<i32, ClusterError> {
+    async fn wait_back<S: Future<Output = ()>>(
+        &self,
+        reference: &WorkloadRef,
+        mut serving: impl FnMut() -> S,
+        progress: &mut impl FnMut(String),
+    ) -> Result<i32, ClusterError> {
         let by_name = format!("metadata.name={}", reference.name);
         let mut watched = Watched::new(self.any(reference), watcher::Config::default().fields(&by_name));
         let mut deadline = tokio::time::Instant::now() + READY_TIMEOUT;
@@ -229,6 +236,9 @@ impl Cluster {
             let now = Moment::of(object);
             if !now.settled {
                 continue;
+            }
+            if now.ready > ready {
+                serving().await;
             }
             if now.ready >= now.replicas {
                 return Ok(now.ready);

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use tpdocker_protocol::addr::Port;
-use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, PROXY_PATH, ROLE_PROXY};
+use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, PROXY_DRAINS_WITHIN, PROXY_PATH, ROLE_PROXY};
 
 use super::error::ClusterError;
 use super::workload::Workload;
@@ -28,6 +28,10 @@ const SHORT_SESSION: usize = 8;
 /// The first port tried for the proxy's own listener: below the ephemeral range (32768 and up), above what services
 /// like to use.
 const CONTROL_PORT_BASE: u16 = 17_170;
+/// The API server's default for `terminationGracePeriodSeconds`.
+const DEFAULT_GRACE: i64 = 30;
+/// What a drain takes, and some.
+const DRAIN_GRACE: i64 = PROXY_DRAINS_WITHIN.as_secs().cast_signed() + 2;
 /// The `ReplicaSet` controller's label; it sets its own on the proxy's pods.
 const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 /// The `StatefulSet` controller's label on each pod, by which Services for one pod select.
@@ -218,6 +222,9 @@ fn pod_spec(mut pod: PodSpec, workload: &Workload, proxy: &ProxySpec, notes: &mu
             notes.push(Note::EmptyClaim(claim.clone()));
         }
     }
+    // Callers are passed on to the original until every node knows that the proxy is gone.
+    let grace = pod.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE).max(DRAIN_GRACE);
+    pod.termination_grace_period_seconds = Some(grace);
     pod.restart_policy = Some("Always".into());
     pod.ephemeral_containers = None;
     pod

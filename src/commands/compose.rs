@@ -189,7 +189,13 @@ async fn attend(
                     End::Failed(error) => error,
                 });
             }
-            received = signals.next() => send(&child, received.name()),
+            received = signals.next() => {
+                if received.ends() {
+                    // Compose stops the sidecars with the rest.
+                    join_all(members.iter().zip(&attached).map(|(member, attached)| member.session.hand_over(attached))).await;
+                }
+                send(&child, received.name());
+            }
         }
     }
 }

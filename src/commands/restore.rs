@@ -1,6 +1,8 @@
 //! `tpdocker restore`: puts a workload back from what the cluster remembers, whoever swapped it, from any machine. Where
 //! the session ran on this one, what its process left in the engine goes too.
 
+use std::future::ready;
+
 use crate::cluster::Cluster;
 use crate::docker::Engine;
 use crate::error::Error;
@@ -13,7 +15,7 @@ pub async fn restore(settings: RestoreSettings, reporter: &Reporter) -> Result<u
     let cluster = Cluster::connect(&settings.cluster).await?;
     let reference = cluster.resolve(&settings.target).await?.reference;
     let step = reporter.step("restore");
-    let restored = cluster.restore(&reference, None, |text| step.progress(text)).await?;
+    let restored = cluster.restore(&reference, None, || ready(()), |text| step.progress(text)).await?;
     let Some(record) = restored.record else {
         step.done(format!("{reference} is not swapped"));
         return Ok(0);

@@ -129,11 +129,14 @@ struct Up {
 
 impl Work<'_> {
     async fn carry_out(&self, stdio: Stdio, signals: &mut Signals) -> Result<Ended, Error> {
-        let up = tokio::select! {
+        let mut up = tokio::select! {
             up = self.bring_up(stdio) => up,
             received = signals.end() => return Ok(Ended { code: received.exit_code(), ran: false }),
         }?;
-        Ok(Ended { code: self.attend(up, signals).await?, ran: true })
+        let code = self.attend(&mut up, signals).await;
+        // As long as there is a tunnel: who waits at its end for the app is taken along.
+        self.session.hand_over(&up.attached).await;
+        Ok(Ended { code: code?, ran: true })
     }
 
     async fn bring_up(&self, stdio: Stdio) -> Result<Up, Error> {
@@ -199,10 +202,10 @@ impl Work<'_> {
     }
 
     /// From the app's start to its end: one loop puts the app, the swap and the signals in order.
-    async fn attend(&self, up: Up, signals: &mut Signals) -> Result<u8, Error> {
-        let Up { attached, app, mut running, link, _renewal } = up;
+    async fn attend(&self, up: &mut Up, signals: &mut Signals) -> Result<u8, Error> {
+        let Up { attached, app, running, link, .. } = up;
         let mut sidecar_ended = std::pin::pin!(link.sidecar_ended());
-        let mut swap = std::pin::pin!(self.session.swap(&attached));
+        let mut swap = std::pin::pin!(self.session.swap(attached));
         let mut swapped = false;
         let mut reader_gone = std::pin::pin!(running.reader_gone());
         let mut reading = true;

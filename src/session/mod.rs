@@ -17,11 +17,13 @@ pub mod sidecar;
 pub mod signals;
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Container;
+use tokio::time::timeout;
 use tpdocker_protocol::control::{PodView, PortFailure, SidecarConfig, SidecarStatus, SwapRecord};
 
 use self::access::Access;
@@ -45,6 +47,10 @@ use crate::settings::{ClusterSettings, Hold, NetSpec, SwapTarget};
 const POD_STARTS_WITHIN: Duration = Duration::from_mins(5);
 /// A swap waits for the app as long as the session lives: it may be compiling.
 const APP_LISTENS_WITHIN: Duration = Duration::from_hours(7 * 24);
+
+/// Time to tell the proxy that the app has ended, or who answers instead. A courtesy to callers, for which nobody who ends
+/// a session waits longer.
+const HAND_OVER_WITHIN: Duration = Duration::from_secs(3);
 
 /// Pause before a proxy that was lost is asked again: its Deployment takes a second or two for another pod.
 const WATCH_AGAIN: Duration = Duration::from_secs(1);
@@ -82,6 +88,8 @@ pub struct Session {
     found: Found,
     deployment: Deployment,
     control_port: u16,
+    /// The way to a proxy whose callers wait for the original.
+    waiting: OnceLock<Arc<Access>>,
     reporter: Reporter,
 }
 
@@ -133,7 +141,7 @@ impl Session {
             compose_project,
         })?;
         let control_port = control_port(&found.workload);
-        Ok(Self { identity, run_dir, found, deployment, control_port, reporter })
+        Ok(Self { identity, run_dir, found, deployment, control_port, waiting: OnceLock::new(), reporter })
     }
 
     /// What is swapped.
@@ -277,18 +285,47 @@ impl Session {
         }
     }
 
+    /// Has who calls from now on wait for the original: the app has ended, or is told to. To be called while the tunnel is
+    /// there.
+    pub async fn hand_over(&self, attached: &Attached) {
+        match self.tell_successors(&attached.access, Vec::new()).await {
+            Ok(()) => drop(self.waiting.set(Arc::clone(&attached.access))),
+            Err(why) => self.reporter.notice(format!("callers are refused until the original is back: {why}")),
+        }
+    }
+
+    /// Has the proxy pass on its callers to the pods of the original that are ready.
+    async fn pass_on(&self) {
+        let Some(access) = self.waiting.get() else { return };
+        let told = match self.found.cluster.serving(self.workload()).await {
+            Ok(to) => self.tell_successors(access, to).await,
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(why) = told {
+            self.reporter.notice(format!("who called meanwhile is not passed on to the original: {why}"));
+        }
+    }
+
+    async fn tell_successors(&self, access: &Access, to: Vec<IpAddr>) -> Result<(), String> {
+        let told = timeout(HAND_OVER_WITHIN, async { access.control().await?.hand_over(to).await });
+        match told.await {
+            Ok(told) => told.map_err(|error: ClusterError| error.to_string()),
+            Err(_) => Err("the proxy does not answer".into()),
+        }
+    }
+
     /// Puts the cluster back, from whatever step.
     pub async fn end(&self) -> Result<Restored, ClusterError> {
         let step = self.reporter.step("restore");
         let reference = &self.workload().reference;
+        let session = self.identity.id.as_str();
         let restored =
-            self.found.cluster.restore(reference, Some(self.identity.id.as_str()), |text| step.progress(text)).await?;
+            self.found.cluster.restore(reference, Some(session), || self.pass_on(), |text| step.progress(text)).await?;
         let facts = if restored.record.is_some() {
             format!("{} is back, {}/{} ready, proxy deleted", reference.name, restored.ready, restored.replicas)
         } else {
             // Nothing was swapped, or whoever changed or deleted the workload took the record along; not the proxy.
             if let Some(proxy) = &self.deployment.metadata.name {
-                let session = self.identity.id.as_str();
                 self.found.cluster.delete_proxy(proxy, session, |text| step.progress(text)).await?;
             }
             format!("{} is as it was", reference.name)

@@ -8,9 +8,11 @@ mod compose;
 mod fail_closed;
 mod files;
 mod flags;
+mod gapless;
 mod hold;
 mod hot_reload;
 mod images;
+mod load;
 mod main_job;
 #[path = "../support/namespace.rs"]
 mod namespace;
