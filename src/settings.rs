@@ -38,6 +38,8 @@ pub enum Command {
     Compose(ComposeSettings),
     /// `tpdocker image`.
     Image(ImageSettings),
+    /// `tpdocker rbac`.
+    Rbac(RbacSettings),
     /// `tpdocker restore`.
     Restore(RestoreSettings),
     /// `tpdocker version`.
@@ -89,6 +91,37 @@ pub enum ImageSettings {
         /// As what, as typed.
         reference: String,
     },
+}
+
+/// `tpdocker rbac`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RbacSettings {
+    /// The cluster.
+    pub cluster: ClusterSettings,
+    /// What the Role is for; every workload when `None`.
+    pub swap: Option<RbacTarget>,
+    /// Who is to have it.
+    pub subjects: Vec<Subject>,
+}
+
+/// What a Role is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RbacTarget {
+    /// Every workload of a kind.
+    Kind(TargetKind),
+    /// One workload.
+    One(SwapTarget),
+}
+
+/// Somebody whom RBAC knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A user, by the name that the cluster's login gives.
+    User(String),
+    /// A group of users.
+    Group(String),
+    /// A service account of the namespace.
+    ServiceAccount(String),
 }
 
 /// `tpdocker restore`.

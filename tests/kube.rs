@@ -7,6 +7,10 @@ mod connecting;
 mod manifests;
 #[path = "kube/pump.rs"]
 mod pump;
+#[path = "kube/requests.rs"]
+mod requests;
+#[path = "kube/rights.rs"]
+mod rights;
 #[path = "kube/starting.rs"]
 mod starting;
 #[path = "kube/support.rs"]

@@ -9,7 +9,7 @@
 //!   containers matter;
 //! - [`template`]: the proxy's Deployment, a pure function of the workload, with [`security`] and [`resources`];
 //! - [`quantity`]: numbers as Kubernetes writes them;
-//! - [`rights`]: what the session may do, asked before anything changes;
+//! - [`rights`]: what the session may do, asked before anything changes, and [`role`]: the same as a Role;
 //! - [`proxy`]: create it and wait, and [`failure`]: say early why it will not start;
 //! - [`mounts`]: what is mounted into the swapped container;
 //! - [`carrier`]: a byte pipe to the proxy, [`control`]: admission and requests on it, and [`files`]: the pod's files;
@@ -30,6 +30,7 @@ pub mod proxy;
 mod quantity;
 pub mod resources;
 pub mod rights;
+pub mod role;
 pub mod security;
 pub mod swap;
 pub mod template;

@@ -27,6 +27,11 @@ pub fn settings(namespace: &str) -> ClusterSettings {
     ClusterSettings { context: None, namespace: Some(namespace.to_owned()) }
 }
 
+/// Gives the current login another token.
+pub fn set_token(kubeconfig: &mut Kubeconfig, token: &str) {
+    kubeconfig.auth_infos[0].auth_info = Some(serde_json::from_value(json!({ "token": token })).unwrap());
+}
+
 pub async fn connect(namespace: &str) -> Cluster {
     Cluster::connect_with(kubeconfig(), &settings(namespace)).await.unwrap()
 }
