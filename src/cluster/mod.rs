@@ -24,6 +24,7 @@ pub mod error;
 pub mod failure;
 pub mod files;
 pub mod mounts;
+pub mod pod_security;
 pub mod ports;
 pub mod presence;
 pub mod proxy;
