@@ -38,6 +38,8 @@ pub enum Command {
     Compose(ComposeSettings),
     /// `tpdocker image`.
     Image(ImageSettings),
+    /// `tpdocker doctor`.
+    Doctor(DoctorSettings),
     /// `tpdocker rbac`.
     Rbac(RbacSettings),
     /// `tpdocker restore`.
@@ -91,6 +93,17 @@ pub enum ImageSettings {
         /// As what, as typed.
         reference: String,
     },
+}
+
+/// `tpdocker doctor`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoctorSettings {
+    /// The cluster.
+    pub cluster: ClusterSettings,
+    /// What somebody wants to swap.
+    pub swap: Option<SwapTarget>,
+    /// The proxy image, when not the one that belongs to this binary.
+    pub proxy_image: Option<String>,
 }
 
 /// `tpdocker rbac`.

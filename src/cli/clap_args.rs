@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::error::UsageError;
 use super::{Surroundings, help};
 use crate::settings::{
-    ClusterSettings, Command, ComposeAction, ComposeSettings, ImageSettings, OutputFormat, RbacSettings, RbacTarget,
-    RestoreSettings, Settings, Subject, SwapTarget,
+    ClusterSettings, Command, ComposeAction, ComposeSettings, DoctorSettings, ImageSettings, OutputFormat,
+    RbacSettings, RbacTarget, RestoreSettings, Settings, Subject, SwapTarget,
 };
 
 /// Run a container on your laptop as if it were a pod of your Kubernetes cluster.
@@ -60,12 +60,28 @@ enum Sub {
     Compose(ComposeArgs),
     /// Handle the proxy image that this binary carries.
     Image(ImageArgs),
+    /// Check what a session needs, and look for what is left of one.
+    Doctor(DoctorArgs),
     /// Print the smallest Role that a session needs.
     Rbac(RbacArgs),
     /// Put a swapped workload back, whoever swapped it, from any machine.
     Restore(RestoreArgs),
     /// Print the version.
     Version(Globals),
+}
+
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// What is to be swapped, as for `run`: its rights and its proxy are checked.
+    #[arg(long, value_name = "[KIND/]NAME[:CONTAINER]")]
+    swap: Option<SwapTarget>,
+    /// The proxy image, when not the one that belongs to this binary or that `TPDOCKER_PROXY_IMAGE` names.
+    #[arg(long, value_name = "REF")]
+    proxy_image: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -196,6 +212,10 @@ impl Cli {
             Sub::Run => return Err(UsageError::NoSwap),
             Sub::Version(globals) => (globals, Command::Version),
             Sub::Compose(args) => (args.globals.clone(), Command::Compose(args.settings(around))),
+            Sub::Doctor(DoctorArgs { globals, cluster, swap, proxy_image }) => {
+                let proxy_image = proxy_image.or_else(|| around.proxy_image());
+                (globals, Command::Doctor(DoctorSettings { cluster: cluster.into(), swap, proxy_image }))
+            }
             Sub::Rbac(args) => (args.globals.clone(), Command::Rbac(args.into())),
             Sub::Restore(args) => {
                 let cluster = args.cluster.into();

@@ -14,6 +14,7 @@
 //! - [`mounts`]: what is mounted into the swapped container;
 //! - [`carrier`]: a byte pipe to the proxy, [`control`]: admission and requests on it, and [`files`]: the pod's files;
 //! - [`swap`]: record, scale, restore; [`presence`]: which pods still answer for the original;
+//! - [`inspect`] and [`pod_security`]: what `tpdocker doctor` wants to know;
 //! - [`error`]: what can go wrong and its cure.
 
 pub mod candidate;
@@ -23,6 +24,7 @@ pub mod control;
 pub mod error;
 pub mod failure;
 pub mod files;
+pub mod inspect;
 pub mod mounts;
 pub mod pod_security;
 pub mod ports;

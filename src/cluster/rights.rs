@@ -97,9 +97,7 @@ impl Purpose {
     pub fn rules(&self, minor: Option<u32>) -> Vec<Rule> {
         let mut rules = Rules::common(minor);
         match self {
-            Self::Any => {
-                [Kind::Deployment, Kind::StatefulSet, Kind::ReplicaSet].iter().for_each(|it| rules.on(*it, None))
-            }
+            Self::Any => Kind::ALL.into_iter().for_each(|kind| rules.on(kind, None)),
             Self::Kind(kind) => rules.on(*kind, None),
             Self::Workload { kind, name, by_service } => {
                 if *by_service {
@@ -160,7 +158,7 @@ impl Cluster {
                 if target.kind.is_some() {
                     return Ok(None);
                 }
-                vec![Kind::Deployment, Kind::StatefulSet, Kind::ReplicaSet]
+                Kind::ALL.to_vec()
             }
         };
         let mut fewest: Option<(Vec<Missing>, Purpose)> = None;
@@ -234,6 +232,15 @@ impl Cluster {
         Ok(answer.status.is_some_and(|status| status.allowed))
     }
 
+    /// Whether no workload of the namespace can escape [`Self::swaps`].
+    pub async fn may_list_workloads(&self) -> Result<bool, ClusterError> {
+        let mut rules = Rules(Vec::new());
+        for kind in Kind::ALL {
+            rules.add("apps", kind.resource(), None, &["list"]);
+        }
+        Ok(self.missing(&rules.finish()).await?.is_empty())
+    }
+
     /// The minor release of the server: 33 of `v1.33.1`.
     pub fn minor(&self) -> Option<u32> {
         let digits =
@@ -286,12 +293,11 @@ impl Rules {
         let all = self.0.iter().find(|rule| same(rule) && rule.name.is_none());
         let known = all.map(|rule| rule.verbs.clone()).unwrap_or_default();
         let new = verbs.iter().filter(|verb| !known.contains(verb)).copied();
-        match self.0.iter_mut().find(|rule| same(rule) && rule.name.as_deref() == name) {
-            Some(rule) => rule.verbs.extend(new),
-            None => {
-                let (resource, name) = (resource.to_owned(), name.map(str::to_owned));
-                self.0.push(Rule { group, resource, name, verbs: new.collect(), useful_for: None });
-            }
+        if let Some(rule) = self.0.iter_mut().find(|rule| same(rule) && rule.name.as_deref() == name) {
+            rule.verbs.extend(new);
+        } else {
+            let (resource, name) = (resource.to_owned(), name.map(str::to_owned));
+            self.0.push(Rule { group, resource, name, verbs: new.collect(), useful_for: None });
         }
     }
 

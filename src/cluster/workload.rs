@@ -88,6 +88,9 @@ pub struct Stateful {
 // === impl Kind ===
 
 impl Kind {
+    /// Every kind, in the order in which a plain name is looked for.
+    pub const ALL: [Self; 3] = [Self::Deployment, Self::StatefulSet, Self::ReplicaSet];
+
     /// As in a manifest.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -141,7 +144,7 @@ impl Cluster {
     /// A Role may name one kind of workload alone, so what may not be seen is first taken for not there.
     async fn by_any_name(&self, name: &str, services: &[Service]) -> Result<Candidate, ClusterError> {
         let mut unseen = None;
-        for kind in [Kind::Deployment, Kind::StatefulSet, Kind::ReplicaSet] {
+        for kind in Kind::ALL {
             match self.by_name(name, kind).await {
                 Ok(Some(found)) => return Ok(found),
                 Ok(None) => {}

@@ -30,6 +30,7 @@ fn help_goes_to_stdout() {
     insta::assert_snapshot!("help", told(&tpdocker(&["--help"])));
     insta::assert_snapshot!("run-help", told(&tpdocker(&["run", "--help"])));
     insta::assert_snapshot!("compose-help", told(&tpdocker(&["compose", "--help"])));
+    insta::assert_snapshot!("doctor-help", told(&tpdocker(&["doctor", "--help"])));
     insta::assert_snapshot!("rbac-help", told(&tpdocker(&["rbac", "--help"])));
     insta::assert_snapshot!("image-save-help", told(&tpdocker(&["image", "save", "--help"])));
 }

@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod compose;
+mod doctor;
 mod fail_closed;
 mod files;
 mod flags;

@@ -110,7 +110,7 @@ async fn the_printed_role_is_the_smallest(cluster: Cluster, target: SwapTarget) 
     finds(&dev, &target, |answer| matches!(answer, Ok(None))).await.unwrap();
 
     let mark = requests::mark();
-    let found_at = session(&dev, &target).await;
+    let found_at = Box::pin(session(&dev, &target)).await;
     assert_all_allowed(&rules, &requests::since(found_at, &namespace));
     assert_all_used(&rules, &requests::since(mark, &namespace));
 
@@ -169,7 +169,7 @@ async fn the_role_for_a_deployment_is_all_that_a_session_needs_and_no_more() {
     in_namespace(|cluster| async move {
         web(&cluster, 1).await;
         wait_web(cluster.client(), cluster.namespace(), 1).await;
-        the_printed_role_is_the_smallest(cluster, target("web")).await;
+        Box::pin(the_printed_role_is_the_smallest(cluster, target("web"))).await;
     })
     .await;
 }
@@ -179,7 +179,7 @@ async fn the_role_for_a_stateful_set_behind_a_service_is_all_that_a_session_need
     load_proxy_image();
     in_namespace(|cluster| async move {
         stateful(&cluster).await;
-        the_printed_role_is_the_smallest(cluster, target("db-public")).await;
+        Box::pin(the_printed_role_is_the_smallest(cluster, target("db-public"))).await;
     })
     .await;
 }
