@@ -38,6 +38,10 @@ pub enum Command {
     Compose(ComposeSettings),
     /// `tpdocker image`.
     Image(ImageSettings),
+    /// `tpdocker doctor`.
+    Doctor(DoctorSettings),
+    /// `tpdocker rbac`.
+    Rbac(RbacSettings),
     /// `tpdocker restore`.
     Restore(RestoreSettings),
     /// `tpdocker version`.
@@ -89,6 +93,48 @@ pub enum ImageSettings {
         /// As what, as typed.
         reference: String,
     },
+}
+
+/// `tpdocker doctor`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoctorSettings {
+    /// The cluster.
+    pub cluster: ClusterSettings,
+    /// What somebody wants to swap.
+    pub swap: Option<SwapTarget>,
+    /// The proxy image, when not the one that belongs to this binary.
+    pub proxy_image: Option<String>,
+}
+
+/// `tpdocker rbac`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RbacSettings {
+    /// The cluster.
+    pub cluster: ClusterSettings,
+    /// What the Role is for; every workload when `None`.
+    pub swap: Option<RbacTarget>,
+    /// Who is to have it.
+    pub subjects: Vec<Subject>,
+}
+
+/// What a Role is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RbacTarget {
+    /// Every workload of a kind.
+    Kind(TargetKind),
+    /// One workload.
+    One(SwapTarget),
+}
+
+/// Somebody whom RBAC knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A user, by the name that the cluster's login gives.
+    User(String),
+    /// A group of users.
+    Group(String),
+    /// A service account of the namespace.
+    ServiceAccount(String),
 }
 
 /// `tpdocker restore`.

@@ -8,6 +8,8 @@ use k8s_openapi::api::apps::v1::Deployment;
 use tpdocker::cluster::template::{Note, ProxySpec, control_port, proxy_deployment, proxy_name};
 use tpdocker::cluster::{ClusterError, Workload};
 
+#[path = "plan/pod_security.rs"]
+mod pod_security;
 #[path = "plan/support.rs"]
 mod support;
 

@@ -9,8 +9,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::error::UsageError;
 use super::{Surroundings, help};
 use crate::settings::{
-    ClusterSettings, Command, ComposeAction, ComposeSettings, ImageSettings, OutputFormat, RestoreSettings, Settings,
-    SwapTarget,
+    ClusterSettings, Command, ComposeAction, ComposeSettings, DoctorSettings, ImageSettings, OutputFormat,
+    RbacSettings, RbacTarget, RestoreSettings, Settings, Subject, SwapTarget,
 };
 
 /// Run a container on your laptop as if it were a pod of your Kubernetes cluster.
@@ -60,10 +60,48 @@ enum Sub {
     Compose(ComposeArgs),
     /// Handle the proxy image that this binary carries.
     Image(ImageArgs),
+    /// Check what a session needs, and look for what is left of one.
+    Doctor(DoctorArgs),
+    /// Print the smallest Role that a session needs.
+    Rbac(RbacArgs),
     /// Put a swapped workload back, whoever swapped it, from any machine.
     Restore(RestoreArgs),
     /// Print the version.
     Version(Globals),
+}
+
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// What is to be swapped, as for `run`: its rights and its proxy are checked.
+    #[arg(long, value_name = "[KIND/]NAME[:CONTAINER]")]
+    swap: Option<SwapTarget>,
+    /// The proxy image, when not the one that belongs to this binary or that `TPDOCKER_PROXY_IMAGE` names.
+    #[arg(long, value_name = "REF")]
+    proxy_image: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct RbacArgs {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// What is to be swapped, as for `run`, or a kind of workload; everything when absent.
+    #[arg(long, value_name = "[KIND/]NAME|KIND")]
+    swap: Option<RbacTarget>,
+    /// Bind it to this user; may be repeated.
+    #[arg(long = "user", value_name = "NAME")]
+    users: Vec<String>,
+    /// Bind it to this group; may be repeated.
+    #[arg(long = "group", value_name = "NAME")]
+    groups: Vec<String>,
+    /// Bind it to this service account of the namespace; may be repeated.
+    #[arg(long = "service-account", value_name = "NAME")]
+    service_accounts: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -174,6 +212,11 @@ impl Cli {
             Sub::Run => return Err(UsageError::NoSwap),
             Sub::Version(globals) => (globals, Command::Version),
             Sub::Compose(args) => (args.globals.clone(), Command::Compose(args.settings(around))),
+            Sub::Doctor(DoctorArgs { globals, cluster, swap, proxy_image }) => {
+                let proxy_image = proxy_image.or_else(|| around.proxy_image());
+                (globals, Command::Doctor(DoctorSettings { cluster: cluster.into(), swap, proxy_image }))
+            }
+            Sub::Rbac(args) => (args.globals.clone(), Command::Rbac(args.into())),
             Sub::Restore(args) => {
                 let cluster = args.cluster.into();
                 (args.globals, Command::Restore(RestoreSettings { cluster, target: args.target }))
@@ -189,6 +232,15 @@ impl Cli {
         };
         let globals = outer.and(&globals);
         Ok(Settings { verbosity: globals.verbose, output: globals.output.map(Into::into).unwrap_or_default(), command })
+    }
+}
+
+impl From<RbacArgs> for RbacSettings {
+    fn from(RbacArgs { cluster, swap, users, groups, service_accounts, .. }: RbacArgs) -> Self {
+        let users = users.into_iter().map(Subject::User);
+        let groups = groups.into_iter().map(Subject::Group);
+        let accounts = service_accounts.into_iter().map(Subject::ServiceAccount);
+        Self { cluster: cluster.into(), swap, subjects: users.chain(groups).chain(accounts).collect() }
     }
 }
 

@@ -374,7 +374,7 @@ impl Explain for ClusterError {
                 format!("tpdocker restore -n {} {}/{}", workload.namespace, workload.kind.slug(), workload.name)
             }
             Self::Tunnel { source, .. } if source.status() == Some(403) => {
-                "the login needs `create` on `pods/portforward` (and `get` on clusters before 1.35)".into()
+                "the login needs `get` on `pods/portforward`, and from Kubernetes 1.35 on `create` as well".into()
             }
             Self::Tunnel { .. } | Self::Protocol(_) | Self::Request { .. } | Self::Changed { .. } => return None,
         })

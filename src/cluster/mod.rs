@@ -9,11 +9,12 @@
 //!   containers matter;
 //! - [`template`]: the proxy's Deployment, a pure function of the workload, with [`security`] and [`resources`];
 //! - [`quantity`]: numbers as Kubernetes writes them;
-//! - [`rights`]: what the session may do, asked before anything changes;
+//! - [`rights`]: what the session may do, asked before anything changes, and [`role`]: the same as a Role;
 //! - [`proxy`]: create it and wait, and [`failure`]: say early why it will not start;
 //! - [`mounts`]: what is mounted into the swapped container;
 //! - [`carrier`]: a byte pipe to the proxy, [`control`]: admission and requests on it, and [`files`]: the pod's files;
 //! - [`swap`]: record, scale, restore; [`presence`]: which pods still answer for the original;
+//! - [`inspect`] and [`pod_security`]: what `tpdocker doctor` wants to know;
 //! - [`error`]: what can go wrong and its cure.
 
 pub mod candidate;
@@ -23,13 +24,16 @@ pub mod control;
 pub mod error;
 pub mod failure;
 pub mod files;
+pub mod inspect;
 pub mod mounts;
+pub mod pod_security;
 pub mod ports;
 pub mod presence;
 pub mod proxy;
 mod quantity;
 pub mod resources;
 pub mod rights;
+pub mod role;
 pub mod security;
 pub mod swap;
 pub mod template;

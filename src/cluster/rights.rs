@@ -1,96 +1,225 @@
 //! What the login may do, asked before anything changes.
 //!
-//! One `SelfSubjectAccessReview` for each right, several at a time. The table [`NEEDED`] is at once what is asked, what
-//! the code uses, and the Role that is printed for an administrator.
+//! One `SelfSubjectAccessReview` for each right, several at a time. The tables here are at once what is asked, what the
+//! code uses, and the Role that [`super::role`] prints for an administrator; `tests/kube/rights.rs` compares them with the
+//! requests of a real session, both ways. A right on the one workload is asked for with its name, since the Role that
+//! was granted may name it.
 //! <https://kubernetes.io/docs/reference/access-authn-authz/authorization/>
-
-use std::fmt::Write as _;
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
 use kube::Api;
 use kube::api::PostParams;
 
+use crate::settings::{SwapTarget, TargetKind};
+
 use super::connect::Cluster;
 use super::error::ClusterError;
-use super::workload::Kind;
+use super::role::role;
+use super::workload::{Kind, Workload, WorkloadRef};
 
 /// Reviews under way at once; each may be a connection of its own.
 const CONCURRENT: usize = 6;
+/// From this minor release on a port-forward over WebSocket, which is a GET, asks for `create` beside `get`.
+/// <https://github.com/kubernetes/kubernetes/pull/134577>
+const PORT_FORWARD_CREATES: u32 = 35;
 
 /// API group, resource, verbs.
-type Rule = (&'static str, &'static str, &'static [&'static str]);
-/// API group, resource, verb.
-type Question = (&'static str, String, &'static str);
+type Row = (&'static str, &'static str, &'static [&'static str]);
 
-/// For every kind of workload.
-const NEEDED: [Rule; 6] = [
+/// For every session. The proxy's name is random, so nothing here can be narrowed to one object.
+const NEEDED: [Row; 5] = [
     ("", "services", &["list"]),
     ("", "endpoints", &["list", "watch"]),
     ("", "pods", &["list", "watch"]),
     ("", "pods/portforward", &["get"]),
-    ("apps", "deployments", &["get", "list", "watch", "create", "delete"]),
-    ("apps", "statefulsets", &["get", "list"]),
+    ("apps", "deployments", &["create", "delete", "list", "watch"]),
 ];
 
-/// Useful and not needed: shown in the Role, not asked for. `create` on `pods/portforward` is asked of WebSocket
-/// clients by releases from 1.35 on.
-const USEFUL: [Rule; 4] = [
-    ("", "pods/portforward", &["create"]),
-    ("", "pods", &["get"]),
-    ("", "pods/log", &["get"]),
-    ("", "events", &["list", "watch"]),
+/// Of no use but to explain why a proxy does not start; with what each is for.
+const USEFUL: [(Row, &str); 2] = [
+    (("", "events", &["list", "watch"]), "the warnings about a proxy that does not start"),
+    (("", "pods/log", &["get"]), "the last output of a proxy that crashes"),
 ];
 
-/// For the workload that is swapped, beside [`NEEDED`].
-const ON_WORKLOAD: &[&str] = &["get", "list", "watch", "patch"];
+/// On the workload that is swapped. A list or watch of one name counts as one of that name.
+const ON_WORKLOAD: &[&str] = &["get", "list", "patch", "watch"];
 const ON_SCALE: &[&str] = &["get", "update"];
 
-impl Cluster {
-    /// Asks for every right that a swap of `kind` needs. `Ok(Some(notice))` when the question itself is not allowed.
-    pub async fn check_rights(&self, kind: Kind) -> Result<Option<String>, ClusterError> {
-        let mut questions: Vec<Question> = rules(kind)
-            .into_iter()
-            .flat_map(|(group, resource, verbs)| verbs.into_iter().map(move |verb| (group, resource.clone(), verb)))
-            .collect();
-        questions.sort_unstable();
-        questions.dedup();
-        let reviews: Vec<_> = questions.into_iter().map(|question| self.missing(question)).collect();
-        let answers: Result<Vec<Option<String>>, ClusterError> =
-            futures_util::stream::iter(reviews).buffered(CONCURRENT).try_collect().await;
-        let missing: Vec<String> = match answers {
-            Ok(answers) => answers.into_iter().flatten().collect(),
-            Err(error) if error.status() == Some(403) => {
-                return Ok(Some("this login may not ask which rights it has; going on without knowing".into()));
+/// What rights are for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Purpose {
+    /// Sessions on any workload, named in any way.
+    Any,
+    /// Sessions on workloads of one kind.
+    Kind(Kind),
+    /// Sessions on one workload.
+    Workload {
+        /// Its kind.
+        kind: Kind,
+        /// Its name.
+        name: String,
+        /// It is named by its Service, and found among all of its kind.
+        by_service: bool,
+    },
+}
+
+/// One rule of a Role.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// The API group; the core group is empty.
+    pub group: &'static str,
+    /// The resource, with its subresource.
+    pub resource: String,
+    /// The one object that it is about; all of the namespace when `None`.
+    pub name: Option<String>,
+    /// What is allowed, sorted.
+    pub verbs: Vec<&'static str>,
+    /// What a session does without when it is missing; needed when `None`.
+    pub useful_for: Option<&'static str>,
+}
+
+// === impl Purpose ===
+
+impl Purpose {
+    /// A session on `workload`, which `target` was resolved to.
+    pub fn of(target: &SwapTarget, workload: &WorkloadRef) -> Self {
+        let by_service = target.kind == Some(TargetKind::Service) || target.name != workload.name;
+        Self::Workload { kind: workload.kind, name: workload.name.clone(), by_service }
+    }
+
+    /// A session on the workload of this kind and name.
+    pub fn on(kind: Kind, name: &str) -> Self {
+        Self::Workload { kind, name: name.to_owned(), by_service: false }
+    }
+
+    /// The rules of the smallest Role. `minor` is the server's release, where it is known.
+    pub fn rules(&self, minor: Option<u32>) -> Vec<Rule> {
+        let mut rules = Rules::common(minor);
+        match self {
+            Self::Any => Kind::ALL.into_iter().for_each(|kind| rules.on(kind, None)),
+            Self::Kind(kind) => rules.on(*kind, None),
+            Self::Workload { kind, name, by_service } => {
+                if *by_service {
+                    rules.add("apps", kind.resource(), None, &["list"]);
+                }
+                rules.on(*kind, Some(name));
             }
-            Err(error) => return Err(error),
-        };
-        if missing.is_empty() {
-            Ok(None)
-        } else {
-            Err(ClusterError::Forbidden { missing, role: role(self.namespace()) })
+        }
+        rules.finish()
+    }
+}
+
+// === impl Cluster ===
+
+impl Cluster {
+    /// Finds what is to be swapped and checks every right that its swap needs. With a notice about rights that are
+    /// missing and not needed, or when the question itself is not allowed.
+    pub async fn find(&self, target: &SwapTarget) -> Result<(Workload, Option<String>), ClusterError> {
+        match self.resolve(target).await {
+            Ok(workload) => {
+                let notice = self.check_rights(&Purpose::of(target, &workload.reference)).await?;
+                Ok((workload, notice))
+            }
+            Err(error) if error.status() == Some(403) => Err(self.missing_to_find(target).await?.unwrap_or(error)),
+            Err(error) => Err(error),
         }
     }
 
-    /// `verb resource` if the login may not.
-    async fn missing(&self, (group, resource, verb): Question) -> Result<Option<String>, ClusterError> {
-        let allowed = self.may(group, &resource, verb).await?;
-        let dot = if group.is_empty() { "" } else { "." };
-        Ok((!allowed).then(|| format!("{verb} {resource}{dot}{group}")))
+    /// Asks for every right that `purpose` needs. `Ok(Some(notice))` as with [`Self::find`].
+    pub async fn check_rights(&self, purpose: &Purpose) -> Result<Option<String>, ClusterError> {
+        let missing = match self.missing(&purpose.rules(self.minor())).await {
+            Err(error) if error.status() == Some(403) => {
+                return Ok(Some("this login may not ask which rights it has; going on without knowing".into()));
+            }
+            answer => answer?,
+        };
+        let (useful, needed): (Vec<_>, Vec<_>) = missing.into_iter().partition(|missing| missing.useful_for.is_some());
+        if !needed.is_empty() {
+            return Err(self.forbidden(needed, purpose));
+        }
+        let told: Vec<String> =
+            useful.iter().filter_map(|it| Some(format!("{} ({})", it.text, it.useful_for?))).collect();
+        Ok((!told.is_empty()).then(|| format!("this login may not {}; a session works without", told.join(", "))))
     }
 
-    async fn may(&self, group: &str, resource: &str, verb: &str) -> Result<bool, ClusterError> {
-        let (resource, subresource) = match resource.split_once('/') {
+    /// Which rights were missing when `target` was looked for; `None` when it was not for one of those that are known.
+    async fn missing_to_find(&self, target: &SwapTarget) -> Result<Option<ClusterError>, ClusterError> {
+        let kinds = match target.kind {
+            Some(TargetKind::Deployment) => vec![Kind::Deployment],
+            Some(TargetKind::StatefulSet) => vec![Kind::StatefulSet],
+            Some(TargetKind::ReplicaSet) => vec![Kind::ReplicaSet],
+            Some(TargetKind::Service) | None => {
+                // The workload is not known, and the name may be its Service's.
+                let missing = self.missing(&Rules::common(self.minor()).needed()).await?;
+                if !missing.is_empty() {
+                    return Ok(Some(self.forbidden(missing, &Purpose::Any)));
+                }
+                if target.kind.is_some() {
+                    return Ok(None);
+                }
+                Kind::ALL.to_vec()
+            }
+        };
+        let mut fewest: Option<(Vec<Missing>, Purpose)> = None;
+        for kind in kinds {
+            let purpose = Purpose::on(kind, &target.name);
+            let mut missing = self.missing(&purpose.rules(self.minor())).await?;
+            missing.retain(|it| it.useful_for.is_none());
+            // A Role that has almost all of it was meant for this kind.
+            if fewest.as_ref().is_none_or(|(fewer, _)| missing.len() < fewer.len()) {
+                fewest = Some((missing, purpose));
+            }
+        }
+        Ok(fewest
+            .filter(|(missing, _)| !missing.is_empty())
+            .map(|(missing, purpose)| self.forbidden(missing, &purpose)))
+    }
+
+    /// The error where what the login may not list could be behind a Service.
+    pub(super) fn may_not_list(&self, kind: Kind) -> ClusterError {
+        let text = format!("list {}.apps", kind.resource());
+        self.forbidden(vec![Missing { text, useful_for: None }], &Purpose::Kind(kind))
+    }
+
+    fn forbidden(&self, missing: Vec<Missing>, purpose: &Purpose) -> ClusterError {
+        let missing = missing.into_iter().map(|missing| missing.text).collect();
+        ClusterError::Forbidden { missing, role: role(purpose, self.namespace(), self.minor()) }
+    }
+
+    /// The rights among `rules` that the login has not.
+    async fn missing(&self, rules: &[Rule]) -> Result<Vec<Missing>, ClusterError> {
+        let questions: Vec<_> =
+            rules.iter().flat_map(|rule| rule.verbs.iter().map(move |verb| (rule, *verb))).collect();
+        let reviews: Vec<_> = questions
+            .into_iter()
+            .map(|(rule, verb)| async move {
+                let text = || {
+                    let dot = if rule.group.is_empty() { "" } else { "." };
+                    format!("{verb} {}{dot}{}", rule.resource, rule.group)
+                };
+                let allowed = self.may(rule, verb).await?;
+                Ok::<_, ClusterError>((!allowed).then(|| Missing { text: text(), useful_for: rule.useful_for }))
+            })
+            .collect();
+        let answers: Vec<Option<Missing>> =
+            futures_util::stream::iter(reviews).buffered(CONCURRENT).try_collect().await?;
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    async fn may(&self, rule: &Rule, verb: &str) -> Result<bool, ClusterError> {
+        let (resource, subresource) = match rule.resource.split_once('/') {
             Some((resource, subresource)) => (resource, Some(subresource)),
-            None => (resource, None),
+            None => (rule.resource.as_str(), None),
         };
         let review = SelfSubjectAccessReview {
             spec: SelfSubjectAccessReviewSpec {
                 resource_attributes: Some(ResourceAttributes {
                     namespace: Some(self.namespace().to_owned()),
-                    group: Some(group.to_owned()),
+                    group: Some(rule.group.to_owned()),
                     resource: Some(resource.to_owned()),
                     subresource: subresource.map(str::to_owned),
+                    name: rule.name.clone(),
                     verb: Some(verb.to_owned()),
                     ..ResourceAttributes::default()
                 }),
@@ -102,39 +231,85 @@ impl Cluster {
         let answer = self.ask("ask for the login's rights", reviews.create(&PostParams::default(), &review)).await?;
         Ok(answer.status.is_some_and(|status| status.allowed))
     }
+
+    /// Whether no workload of the namespace can escape [`Self::swaps`].
+    pub async fn may_list_workloads(&self) -> Result<bool, ClusterError> {
+        let mut rules = Rules(Vec::new());
+        for kind in Kind::ALL {
+            rules.add("apps", kind.resource(), None, &["list"]);
+        }
+        Ok(self.missing(&rules.finish()).await?.is_empty())
+    }
+
+    /// The minor release of the server: 33 of `v1.33.1`.
+    pub fn minor(&self) -> Option<u32> {
+        let digits =
+            self.facts().version.as_ref()?.strip_prefix("v1.")?.split(|it: char| !it.is_ascii_digit()).next()?;
+        digits.parse().ok()
+    }
 }
 
-fn rules(kind: Kind) -> Vec<(&'static str, String, Vec<&'static str>)> {
-    let own = |resource: String, verbs: &[&'static str]| ("apps", resource, verbs.to_vec());
-    let mut rules: Vec<_> =
-        NEEDED.iter().map(|(group, resource, verbs)| (*group, (*resource).to_owned(), verbs.to_vec())).collect();
-    rules.push(own(kind.resource().to_owned(), ON_WORKLOAD));
-    rules.push(own(format!("{}/scale", kind.resource()), ON_SCALE));
-    rules
+/// A right that is not there.
+struct Missing {
+    /// `verb resource.group`.
+    text: String,
+    useful_for: Option<&'static str>,
 }
 
-/// A Role with everything that a session uses, for any kind of workload.
-pub fn role(namespace: &str) -> String {
-    let mut merged: Vec<(&str, String, Vec<&str>)> = Vec::new();
-    let useful = USEFUL.iter().map(|(group, resource, verbs)| (*group, (*resource).to_owned(), verbs.to_vec()));
-    let all = [Kind::Deployment, Kind::StatefulSet, Kind::ReplicaSet].into_iter().flat_map(rules).chain(useful);
-    for (group, resource, verbs) in all {
-        match merged.iter_mut().find(|(other, name, _)| *other == group && *name == resource) {
-            Some((.., known)) => known.extend(verbs),
-            None => merged.push((group, resource, verbs)),
+/// Rules under construction: one for each resource and name.
+struct Rules(Vec<Rule>);
+
+impl Rules {
+    fn common(minor: Option<u32>) -> Self {
+        let mut rules = Self(Vec::new());
+        for (group, resource, verbs) in NEEDED {
+            rules.add(group, resource, None, verbs);
+        }
+        if minor.is_none_or(|minor| minor >= PORT_FORWARD_CREATES) {
+            let useful_for = minor.is_none().then_some("port-forwards, which need it from Kubernetes 1.35 on");
+            rules.push("", "pods/portforward", &["create"], useful_for);
+        }
+        for ((group, resource, verbs), useful_for) in USEFUL {
+            rules.push(group, resource, verbs, Some(useful_for));
+        }
+        rules
+    }
+
+    fn on(&mut self, kind: Kind, name: Option<&str>) {
+        self.add("apps", kind.resource(), name, ON_WORKLOAD);
+        self.add("apps", &format!("{}/scale", kind.resource()), name, ON_SCALE);
+    }
+
+    fn push(&mut self, group: &'static str, resource: &str, verbs: &[&'static str], useful_for: Option<&'static str>) {
+        if useful_for.is_none() {
+            return self.add(group, resource, None, verbs);
+        }
+        self.0.push(Rule { group, resource: resource.to_owned(), name: None, verbs: verbs.to_vec(), useful_for });
+    }
+
+    /// What all objects of the resource are open to need not be said for one of them.
+    fn add(&mut self, group: &'static str, resource: &str, name: Option<&str>, verbs: &[&'static str]) {
+        let same = |rule: &Rule| rule.group == group && rule.resource == resource && rule.useful_for.is_none();
+        let all = self.0.iter().find(|rule| same(rule) && rule.name.is_none());
+        let known = all.map(|rule| rule.verbs.clone()).unwrap_or_default();
+        let new = verbs.iter().filter(|verb| !known.contains(verb)).copied();
+        if let Some(rule) = self.0.iter_mut().find(|rule| same(rule) && rule.name.as_deref() == name) {
+            rule.verbs.extend(new);
+        } else {
+            let (resource, name) = (resource.to_owned(), name.map(str::to_owned));
+            self.0.push(Rule { group, resource, name, verbs: new.collect(), useful_for: None });
         }
     }
-    let mut out = format!(
-        "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata:\n  name: tpdocker\n  namespace: {namespace}\nrules:\n"
-    );
-    for (group, resource, mut verbs) in merged {
-        verbs.sort_unstable();
-        verbs.dedup();
-        let _infallible = writeln!(
-            out,
-            "- apiGroups: [\"{group}\"]\n  resources: [\"{resource}\"]\n  verbs: [{}]",
-            verbs.iter().map(|verb| format!("\"{verb}\"")).collect::<Vec<_>>().join(", ")
-        );
+
+    fn needed(self) -> Vec<Rule> {
+        self.finish().into_iter().filter(|rule| rule.useful_for.is_none()).collect()
     }
-    out
+
+    fn finish(mut self) -> Vec<Rule> {
+        self.0.sort_by_key(|rule| rule.useful_for.is_some());
+        for rule in &mut self.0 {
+            rule.verbs.sort_unstable();
+        }
+        self.0
+    }
 }

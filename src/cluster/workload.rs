@@ -88,6 +88,9 @@ pub struct Stateful {
 // === impl Kind ===
 
 impl Kind {
+    /// Every kind, in the order in which a plain name is looked for.
+    pub const ALL: [Self; 3] = [Self::Deployment, Self::StatefulSet, Self::ReplicaSet];
+
     /// As in a manifest.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -129,10 +132,7 @@ impl Cluster {
     pub async fn resolve(&self, target: &SwapTarget) -> Result<Workload, ClusterError> {
         let services = self.list::<Service>().await?;
         let found = match target.kind {
-            None => match self.by_name(&target.name, &ANY).await? {
-                Some(found) => found,
-                None => self.behind_service(&target.name, &services).await?,
-            },
+            None => self.by_any_name(&target.name, &services).await?,
             Some(TargetKind::Service) => self.behind_service(&target.name, &services).await?,
             Some(TargetKind::Deployment) => self.named(&target.name, Kind::Deployment).await?,
             Some(TargetKind::StatefulSet) => self.named(&target.name, Kind::StatefulSet).await?,
@@ -141,26 +141,38 @@ impl Cluster {
         found.into_workload(target, &services)
     }
 
+    /// A Role may name one kind of workload alone, so what may not be seen is first taken for not there.
+    async fn by_any_name(&self, name: &str, services: &[Service]) -> Result<Candidate, ClusterError> {
+        let mut unseen = None;
+        for kind in Kind::ALL {
+            match self.by_name(name, kind).await {
+                Ok(Some(found)) => return Ok(found),
+                Ok(None) => {}
+                // Few have any ReplicaSet of their own, so few logins may see them.
+                Err(error) if error.status() == Some(403) && kind == Kind::ReplicaSet => {}
+                Err(error) if error.status() == Some(403) => unseen = unseen.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        match (self.behind_service(name, services).await, unseen) {
+            (Err(ClusterError::NotFound { .. }), Some(unseen)) => Err(unseen),
+            (found, _) => found,
+        }
+    }
+
     async fn named(&self, name: &str, kind: Kind) -> Result<Candidate, ClusterError> {
-        match self.by_name(name, &[kind]).await? {
+        match self.by_name(name, kind).await? {
             Some(found) => Ok(found),
             None => Err(self.not_found(kind.as_str(), name).await),
         }
     }
 
-    async fn by_name(&self, name: &str, kinds: &[Kind]) -> Result<Option<Candidate>, ClusterError> {
-        for kind in kinds {
-            let found = match kind {
-                Kind::Deployment => self.get::<Deployment>(name).await?.map(Candidate::from),
-                Kind::StatefulSet => self.get::<StatefulSet>(name).await?.map(Candidate::from),
-                // Few have any of their own, so few logins may see them.
-                Kind::ReplicaSet => self.get_if_allowed::<ReplicaSet>(name).await?.map(Candidate::from),
-            };
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-        Ok(None)
+    async fn by_name(&self, name: &str, kind: Kind) -> Result<Option<Candidate>, ClusterError> {
+        Ok(match kind {
+            Kind::Deployment => self.get::<Deployment>(name).await?.map(Candidate::from),
+            Kind::StatefulSet => self.get::<StatefulSet>(name).await?.map(Candidate::from),
+            Kind::ReplicaSet => self.get::<ReplicaSet>(name).await?.map(Candidate::from),
+        })
     }
 
     async fn behind_service(&self, name: &str, services: &[Service]) -> Result<Candidate, ClusterError> {
@@ -174,12 +186,10 @@ impl Cluster {
         }
         let mut found = Vec::new();
         found.extend(self.list::<Deployment>().await?.into_iter().map(Candidate::from));
-        found.extend(self.list::<StatefulSet>().await?.into_iter().map(Candidate::from));
+        let (sets, unseen_sets) = self.list_if_allowed::<StatefulSet>().await?;
+        found.extend(sets.into_iter().map(Candidate::from));
         // A ReplicaSet of a Deployment has the same template; only one of its own counts.
-        let bare = match self.list::<ReplicaSet>().await {
-            Err(error) if error.status() == Some(403) => Vec::new(),
-            listed => listed?,
-        };
+        let (bare, unseen_bare) = self.list_if_allowed::<ReplicaSet>().await?;
         let bare = bare.into_iter().filter(|set| set.owner_references().is_empty());
         found.extend(bare.map(Candidate::from));
         found.retain(|found| found.is_behind(service));
@@ -189,9 +199,14 @@ impl Cluster {
         }
         match found.pop() {
             Some(found) => Ok(found),
+            None if unseen_sets => Err(self.may_not_list(Kind::StatefulSet)),
             None => Err(ClusterError::NotSwappable {
                 what: format!("Service `{name}`"),
-                why: "its selector fits no Deployment, StatefulSet or ReplicaSet of the namespace".into(),
+                why: if unseen_bare {
+                    "its selector fits no Deployment or StatefulSet, and this login may not list ReplicaSets".into()
+                } else {
+                    "its selector fits no Deployment, StatefulSet or ReplicaSet of the namespace".into()
+                },
                 cure: Some(format!("kubectl -n {} describe service {name}", self.namespace())),
             }),
         }
@@ -257,6 +272,14 @@ impl Cluster {
         Ok(list.items)
     }
 
+    /// Like [`Self::list`]; nothing, and that it is unseen, when the login may not.
+    async fn list_if_allowed<K: Object>(&self) -> Result<(Vec<K>, bool), ClusterError> {
+        match self.list().await {
+            Err(error) if error.status() == Some(403) => Ok((Vec::new(), true)),
+            listed => Ok((listed?, false)),
+        }
+    }
+
     /// Names for suggestions; none where the login may not list.
     async fn names<K: Object>(&self, namespace: &str) -> Vec<String> {
         let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
@@ -285,8 +308,6 @@ pub(super) fn near_names<'a>(wanted: &str, known: impl Iterator<Item = &'a str>)
 }
 
 // === private ===
-
-const ANY: [Kind; 3] = [Kind::Deployment, Kind::StatefulSet, Kind::ReplicaSet];
 
 trait Object:
     kube::Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()> + Clone + DeserializeOwned + fmt::Debug

@@ -1,7 +1,9 @@
 //! What each command does.
 
 mod compose;
+mod doctor;
 mod image;
+mod rbac;
 mod restore;
 mod run;
 mod undo;
@@ -17,6 +19,8 @@ pub async fn dispatch(settings: Settings, console: Console) -> Result<u8, Error>
         Command::Run(run) => Box::pin(run::run(*run, settings.output, &console)).await,
         Command::Compose(compose) => compose::compose(compose, &console).await,
         Command::Image(image) => image::image(image, &console.reporter()).await,
+        Command::Doctor(doctor) => doctor::doctor(doctor, settings.output, &console.reporter()).await,
+        Command::Rbac(rbac) => rbac::rbac(rbac).await,
         Command::Restore(restore) => restore::restore(restore, &console.reporter()).await,
         Command::Version => {
             result::print(concat!("tpdocker ", env!("CARGO_PKG_VERSION"), "\n"))?;

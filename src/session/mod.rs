@@ -70,8 +70,8 @@ pub async fn find(settings: &ClusterSettings, target: &SwapTarget, reporter: &Re
     let cluster = Cluster::connect(settings).await?;
     step.done(cluster.facts().to_string());
     let step = reporter.step("workload");
-    let workload = cluster.resolve(target).await?;
-    if let Some(notice) = cluster.check_rights(workload.reference.kind).await? {
+    let (workload, notice) = cluster.find(target).await?;
+    if let Some(notice) = notice {
         reporter.notice(notice);
     }
     step.done(plan::describe(&workload));

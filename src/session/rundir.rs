@@ -12,6 +12,7 @@ use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -25,6 +26,8 @@ use crate::error::{Code, Explain};
 const RECORD: &str = "session.json";
 /// The record on its way: nobody may see one that is half written, or not locked yet.
 const UNFINISHED: &str = "session.json.new";
+/// A session writes its record as soon as it has its directory, and `doctor` tries a sidecar for seconds.
+const RECORDED_WITHIN: Duration = Duration::from_mins(1);
 /// The directory that is mounted into the sidecar.
 const SHARED: &str = "sidecar";
 
@@ -166,6 +169,57 @@ fn sessions_in(base: &Path) -> io::Result<Vec<SessionRecord>> {
     Ok(sessions)
 }
 
+/// What the process of a session left behind when it died.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dead {
+    /// The session's id, as far as the directory's name tells.
+    pub session: String,
+    /// Its directory.
+    pub path: PathBuf,
+    /// Its record, where it got that far and can be read.
+    pub record: Option<SessionRecord>,
+}
+
+/// The directories of this user's sessions on this machine whose process is dead.
+pub fn dead() -> Result<Vec<Dead>, RunDirError> {
+    let base = base();
+    dead_in(&base).map_err(|source| RunDirError { path: base, source })
+}
+
+fn dead_in(base: &Path) -> io::Result<Vec<Dead>> {
+    match require_own(base) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        checked => checked?,
+    }
+    let mut dead = Vec::new();
+    for entry in fs::read_dir(base)? {
+        let entry = entry?;
+        let path = entry.path();
+        if live_record(&path.join(RECORD)).is_ok_and(|live| live.is_some()) {
+            continue;
+        }
+        let record = fs::read(path.join(RECORD)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        // One that is being made has no record for a moment.
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|made| made.elapsed());
+        if record.is_some() || matches!(age, Ok(Ok(age)) if age > RECORDED_WITHIN) {
+            let session = entry.file_name().to_string_lossy().into_owned();
+            dead.push(Dead { session, path, record });
+        }
+    }
+    dead.sort_by(|a, b| a.session.cmp(&b.session));
+    Ok(dead)
+}
+
+/// Whether the session that mounted `shared` into its sidecar goes on. What cannot be seen is somebody else's, and is
+/// taken to go on.
+pub fn is_in_use(shared: &Path) -> bool {
+    let Some(directory) = shared.parent() else { return false };
+    match live_record(&directory.join(RECORD)) {
+        Ok(record) => record.is_some(),
+        Err(_) => true,
+    }
+}
+
 /// The record of a session that goes on; its directory goes with its end, and its lock with its process.
 fn live_record(path: &Path) -> io::Result<Option<SessionRecord>> {
     let file = match File::open(path) {
@@ -259,7 +313,11 @@ mod tests {
         let lock = write_locked(&alive, &record("alive")).unwrap();
         // What a crash leaves: the record of a process id that somebody may have.
         drop(write_locked(&dead, &record("dead")).unwrap());
+        fs::create_dir(base.path().join("young")).unwrap();
         assert_eq!(sessions_in(base.path()).unwrap(), [record("alive")]);
+        let left = Dead { session: "dead".into(), path: dead.clone(), record: Some(record("dead")) };
+        assert_eq!(dead_in(base.path()).unwrap(), [left]);
+        assert!(is_in_use(&alive.join(SHARED)) && !is_in_use(&dead.join(SHARED)));
         drop(lock);
         assert_eq!(sessions_in(base.path()).unwrap(), []);
     }

@@ -30,6 +30,8 @@ fn help_goes_to_stdout() {
     insta::assert_snapshot!("help", told(&tpdocker(&["--help"])));
     insta::assert_snapshot!("run-help", told(&tpdocker(&["run", "--help"])));
     insta::assert_snapshot!("compose-help", told(&tpdocker(&["compose", "--help"])));
+    insta::assert_snapshot!("doctor-help", told(&tpdocker(&["doctor", "--help"])));
+    insta::assert_snapshot!("rbac-help", told(&tpdocker(&["rbac", "--help"])));
     insta::assert_snapshot!("image-save-help", told(&tpdocker(&["image", "save", "--help"])));
 }
 
@@ -59,6 +61,7 @@ fn a_wrong_command_line_has_a_message_a_hint_and_code_2() {
         &["run", "--swap", "web", "--network", "host", "img"],
         &["run", "--swap", "web", "--env-file", "missing.env", "img"],
         &["run", "--swap", "pod/web", "img"],
+        &["rbac", "--swap", "pod/web"],
         &["run", "--output=json", "--swap", "web", "-v", "~/src:/app", "img"],
     ];
     let mut all = String::new();
@@ -70,6 +73,25 @@ fn a_wrong_command_line_has_a_message_a_hint_and_code_2() {
         writeln!(all, "$ tpdocker {}\n{stderr}", line.join(" ")).expect("in memory");
     }
     insta::assert_snapshot!("wrong-command-lines", all);
+}
+
+#[test]
+fn a_role_that_depends_on_nothing_in_the_cluster_is_printed_without_one() {
+    let one = ["rbac", "-n", "staging", "--swap", "deploy/web", "--user", "ann \"x\"", "--service-account", "ci"];
+    insta::assert_snapshot!("rbac-one", told(&tpdocker(&one)));
+    insta::assert_snapshot!(
+        "rbac-kind",
+        told(&tpdocker(&["rbac", "-n", "staging", "--swap", "sts", "--group", "dev"]))
+    );
+    insta::assert_snapshot!("rbac-any", told(&tpdocker(&["rbac", "-n", "staging"])));
+    assert_eq!(
+        tpdocker(&["rbac", "-n", "staging", "--swap", "svc"]).stdout,
+        tpdocker(&["rbac", "-n", "staging"]).stdout,
+        "any workload may be behind a Service"
+    );
+    for needs_a_cluster in [&["rbac"][..], &["rbac", "-n", "staging", "--swap", "web"]] {
+        assert_eq!(tpdocker(needs_a_cluster).status.code(), Some(81), "{needs_a_cluster:?}");
+    }
 }
 
 #[test]

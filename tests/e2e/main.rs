@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod compose;
+mod doctor;
 mod fail_closed;
 mod files;
 mod flags;
@@ -18,4 +19,5 @@ mod main_job;
 mod namespace;
 mod reach;
 mod recovery;
+mod rights;
 mod support;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{failure, run, settings, surroundings, wrong};
 use crate::cli::{Request, Surroundings, parse};
-use crate::settings::{Command, ComposeAction, ImageSettings, OutputFormat};
+use crate::settings::{Command, ComposeAction, ImageSettings, OutputFormat, RbacTarget, Subject, TargetKind};
 
 #[test]
 fn v_is_a_volume_after_run_and_verbosity_in_front_of_it() {
@@ -93,6 +93,34 @@ fn the_other_commands_are_read() {
     assert_eq!(image(&["tpdocker", "image", "push", "r/p:1"]), ImageSettings::Push { reference: "r/p:1".into() });
     assert_eq!(settings(&["tpdocker", "version", "-v"]).verbosity, 1);
     assert_eq!(settings(&["tpdocker", "version"]).command, Command::Version);
+}
+
+#[test]
+fn a_role_is_for_everything_a_kind_or_a_workload_and_for_whom_it_is_may_be_said() {
+    let rbac = |args: &[&str]| match settings(&[&["tpdocker", "rbac", "-n", "staging"], args].concat()).command {
+        Command::Rbac(rbac) => rbac,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(rbac(&[]).swap, None);
+    assert_eq!(rbac(&["--swap", "sts"]).swap, Some(RbacTarget::Kind(TargetKind::StatefulSet)));
+    for (typed, kind) in [("web", None), ("deployment/deployment", Some(TargetKind::Deployment))] {
+        let Some(RbacTarget::One(target)) = rbac(&["--swap", typed]).swap else { panic!("{typed}") };
+        assert_eq!(target.kind, kind);
+    }
+    let it = rbac(&["--group", "dev", "--user", "ann", "--service-account", "ci", "--user", "bob"]);
+    let users = ["ann", "bob"].map(|name| Subject::User(name.into()));
+    let others = [Subject::Group("dev".into()), Subject::ServiceAccount("ci".into())];
+    assert_eq!(it.subjects, [users, others].concat());
+}
+
+#[test]
+fn the_doctor_is_told_what_is_to_be_swapped() {
+    let Command::Doctor(it) = settings(&["tpdocker", "doctor", "--swap", "svc/web", "--proxy-image", "p:2"]).command
+    else {
+        panic!("not the doctor")
+    };
+    assert_eq!(it.swap.unwrap().kind, Some(TargetKind::Service));
+    assert_eq!(it.proxy_image.as_deref(), Some("p:2"));
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::Applied;
 use crate::cli::Surroundings;
 use crate::cli::draft::Draft;
 use crate::cli::error::ValueError;
-use crate::settings::{SwapTarget, TargetKind};
+use crate::settings::{RbacTarget, SwapTarget, TargetKind};
 
 /// Kinds by the names kubectl knows them by, without their group.
 const KINDS: &[(&[&str], TargetKind, &str)] = &[
@@ -53,6 +53,18 @@ impl FromStr for SwapTarget {
             return Err(ValueError::grammar(format!("{container:?} is not the name of a container")));
         }
         Ok(Self { kind, name: name.to_owned(), container: container.map(str::to_owned) })
+    }
+}
+
+impl FromStr for RbacTarget {
+    type Err = ValueError;
+
+    /// `KIND`, or as `--swap` of `run`. A workload that is called like a kind is named with its kind.
+    fn from_str(value: &str) -> Result<Self, ValueError> {
+        match kind(value) {
+            Ok(kind) => Ok(Self::Kind(kind)),
+            Err(_) => value.parse().map(Self::One),
+        }
     }
 }
 
