@@ -40,6 +40,10 @@ pub enum Command {
     Image(ImageSettings),
     /// `tpdocker restore`.
     Restore(RestoreSettings),
+    /// `tpdocker status`.
+    Status(StatusSettings),
+    /// `tpdocker stop`.
+    Stop(Which),
     /// `tpdocker version`.
     Version,
 }
@@ -96,8 +100,28 @@ pub enum ImageSettings {
 pub struct RestoreSettings {
     /// The cluster.
     pub cluster: ClusterSettings,
-    /// What is put back.
-    pub target: SwapTarget,
+    /// What is put back; all that is swapped in the namespace when `None`.
+    pub target: Option<SwapTarget>,
+}
+
+/// `tpdocker status`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusSettings {
+    /// The cluster.
+    pub cluster: ClusterSettings,
+    /// Look in all namespaces.
+    pub all_namespaces: bool,
+}
+
+/// Sessions of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// The only one.
+    Only,
+    /// The one of this id.
+    Session(String),
+    /// All of them.
+    All,
 }
 
 /// Which cluster, and where in it.

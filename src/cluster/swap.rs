@@ -17,6 +17,7 @@ use tpdocker_protocol::control::SwapRecord;
 
 use super::connect::Cluster;
 use super::error::ClusterError;
+use super::holders::Scope;
 use super::presence::Watched;
 use super::workload::{Kind, Workload, WorkloadRef};
 
@@ -122,10 +123,17 @@ impl Cluster {
 
     /// All swapped workloads of the namespace.
     pub async fn swaps(&self) -> Result<Vec<(WorkloadRef, SwapRecord)>, ClusterError> {
+        self.swaps_in(Scope::Namespace).await
+    }
+
+    /// All swapped workloads there.
+    pub(super) async fn swaps_in(&self, scope: Scope) -> Result<Vec<(WorkloadRef, SwapRecord)>, ClusterError> {
         let mut swaps = Vec::new();
         for kind in [Kind::Deployment, Kind::StatefulSet, Kind::ReplicaSet] {
-            let reference = |name: String| WorkloadRef { kind, namespace: self.namespace().to_owned(), name };
-            let api = self.any(&reference(String::new()));
+            let api = match scope {
+                Scope::Namespace => Api::namespaced_with(self.client.clone(), self.namespace(), &resource_of(kind)),
+                Scope::Everywhere => Api::<DynamicObject>::all_with(self.client.clone(), &resource_of(kind)),
+            };
             let list = match self.ask(format!("list {}", kind.resource()), api.list(&ListParams::default())).await {
                 // Whoever swapped a ReplicaSet may list them.
                 Err(error) if kind == Kind::ReplicaSet && error.status() == Some(403) => continue,
@@ -135,7 +143,8 @@ impl Cluster {
                 // A Deployment's controller copies its annotations to its ReplicaSets.
                 let controlled = object.owner_references().iter().any(|owner| owner.controller == Some(true));
                 if let (false, Some(Ok(record))) = (controlled, Moment::of(&object).record) {
-                    swaps.push((reference(object.name_any()), record));
+                    let namespace = object.namespace().unwrap_or_default();
+                    swaps.push((WorkloadRef { kind, namespace, name: object.name_any() }, record));
                 }
             }
         }
@@ -242,12 +251,7 @@ impl Cluster {
     }
 
     fn any(&self, reference: &WorkloadRef) -> Api<DynamicObject> {
-        let resource = match reference.kind {
-            Kind::Deployment => ApiResource::erase::<Deployment>(&()),
-            Kind::StatefulSet => ApiResource::erase::<StatefulSet>(&()),
-            Kind::ReplicaSet => ApiResource::erase::<ReplicaSet>(&()),
-        };
-        Api::namespaced_with(self.client.clone(), &reference.namespace, &resource)
+        Api::namespaced_with(self.client.clone(), &reference.namespace, &resource_of(reference.kind))
     }
 
     async fn moment(&self, reference: &WorkloadRef) -> Result<Moment, ClusterError> {
@@ -317,6 +321,14 @@ impl Moment {
             settled: number("/status/observedGeneration") >= object.metadata.generation,
             record: record.map(|text| serde_json::from_str(text).map_err(|error| error.to_string())),
         }
+    }
+}
+
+fn resource_of(kind: Kind) -> ApiResource {
+    match kind {
+        Kind::Deployment => ApiResource::erase::<Deployment>(&()),
+        Kind::StatefulSet => ApiResource::erase::<StatefulSet>(&()),
+        Kind::ReplicaSet => ApiResource::erase::<ReplicaSet>(&()),
     }
 }
 

@@ -6,6 +6,7 @@
 //! is interrupted at any step ends like one that ran well, with [`Session::end`].
 
 pub mod access;
+pub mod ending;
 pub mod environment;
 pub mod files;
 pub mod host_ports;

@@ -16,4 +16,5 @@ mod main_job;
 mod namespace;
 mod reach;
 mod recovery;
+mod sessions;
 mod support;
