@@ -55,6 +55,8 @@ pub struct ComposeSettings {
     pub cluster: ClusterSettings,
     /// The proxy image, when not the one that belongs to this binary.
     pub proxy_image: Option<String>,
+    /// Take the workloads over from the sessions that hold them.
+    pub take_over: bool,
     /// `-f`, in order; docker compose looks for its own when empty.
     pub files: Vec<PathBuf>,
     /// `-p`.
@@ -185,6 +187,8 @@ pub struct RunSettings {
     pub hold: Hold,
     /// `--pod-volume`, by the volume's or the claim's name.
     pub pod_volumes: BTreeMap<String, VolumeChoice>,
+    /// Take the workload over from the session that holds it.
+    pub take_over: bool,
     /// Print the plan and change nothing.
     pub dry_run: bool,
 }

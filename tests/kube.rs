@@ -3,6 +3,8 @@
 
 #[path = "kube/connecting.rs"]
 mod connecting;
+#[path = "kube/holding.rs"]
+mod holding;
 #[path = "plan/support.rs"]
 mod manifests;
 #[path = "kube/pump.rs"]

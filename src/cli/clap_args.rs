@@ -129,6 +129,9 @@ struct ComposeArgs {
     /// The proxy image, when not the one that belongs to this binary or that `TPDOCKER_PROXY_IMAGE` names.
     #[arg(long, value_name = "REF")]
     proxy_image: Option<String>,
+    /// Take the workloads over from the sessions that hold them.
+    #[arg(long)]
+    take_over: bool,
     #[command(subcommand)]
     action: ComposeSub,
 }
@@ -248,6 +251,7 @@ impl ComposeArgs {
         ComposeSettings {
             cluster: self.cluster.into(),
             proxy_image: self.proxy_image.or_else(|| around.proxy_image()),
+            take_over: self.take_over,
             files: self.files,
             project_name: self.project_name,
             profiles: self.profiles,

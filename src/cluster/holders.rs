@@ -154,7 +154,7 @@ impl Cluster {
     }
 }
 
-fn state_of(proxy: &Deployment) -> ProxyState {
+pub(super) fn state_of(proxy: &Deployment) -> ProxyState {
     let ready = proxy.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
     if ready > 0 { ProxyState::Attached } else { ProxyState::NotReady }
 }

@@ -14,7 +14,7 @@
 //! - [`mounts`]: what is mounted into the swapped container;
 //! - [`carrier`]: a byte pipe to the proxy, [`control`]: admission and requests on it, and [`files`]: the pod's files;
 //! - [`swap`]: record, scale, restore; [`presence`]: which pods still answer for the original; [`holders`]: who holds
-//!   what;
+//!   what, and [`loss`]: a session that holds it no more;
 //! - [`error`]: what can go wrong and its cure.
 
 pub mod candidate;
@@ -25,6 +25,7 @@ pub mod error;
 pub mod failure;
 pub mod files;
 pub mod holders;
+pub mod loss;
 pub mod mounts;
 pub mod ports;
 pub mod presence;
@@ -43,6 +44,7 @@ pub use control::{ControlClient, admit};
 pub use error::ClusterError;
 pub use files::FilesFeed;
 pub use holders::{Holder, Holders, Orphan, ProxyState, Scope};
+pub use loss::Loss;
 pub use mounts::{PodMount, Source};
 pub use proxy::{Proxy, ProxyPod};
 pub use swap::Restored;

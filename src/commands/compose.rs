@@ -111,6 +111,7 @@ async fn prepare(
             reporter.notice(note.to_string());
         }
         let session = Session::new(identity, found, deployment, Some(name.to_owned()), reporter.clone())?;
+        let session = session.taking_over(settings.take_over);
         members.push(Member { service, session, hold, net, pod_volumes });
     }
     Ok((engine, members))
@@ -127,8 +128,14 @@ async fn attend(
 ) -> Result<u8, Error> {
     let attached = tokio::select! {
         attached = try_join_all(members.iter().map(|member| async {
-            let proxy = member.session.begin().await?;
-            member.session.attach(proxy).await
+            let up = async {
+                let proxy = member.session.begin().await?;
+                member.session.attach(proxy).await
+            };
+            tokio::select! {
+                up = up => up,
+                lost = member.session.lost() => Err(lost.into()),
+            }
         })) => attached?,
         received = signals.end() => return Ok(received.exit_code()),
     };
@@ -197,6 +204,7 @@ async fn keep_swapped(engine: &Engine, members: &[Member], attached: &[Attached]
         tokio::select! {
             ended = swapped => ended,
             gone = link.sidecar_ended() => Err(End::SidecarGone(gone)),
+            lost = session.lost() => Err(End::Failed(lost.into())),
         }
     });
     match try_join_all(each).await {

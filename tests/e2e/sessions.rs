@@ -1,11 +1,12 @@
-//! `tpdocker status`, `stop` and `restore --all`: sessions seen and ended from another terminal.
+//! Several sessions: seen, ended and taken over from another terminal, by `status`, `stop`, `restore --all` and
+//! `--take-over`.
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::{
-    NAMESPACE, SERVICE_IMAGE, Tpdocker, assert_restored, copy_that_answers, kubeconfig_of_a_dead_server, kubectl,
-    staging, world,
+    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, copy_that_answers, kubeconfig_of_a_dead_server,
+    kubectl, staging, until, world,
 };
 
 const SWAP: [&str; 9] = ["run", "--swap", "servicename", "-n", NAMESPACE, "--rm", "-e", "COPY=laptop", SERVICE_IMAGE];
@@ -47,7 +48,8 @@ fn a_session_is_seen_from_another_terminal_and_ended_there() {
 
     let stopped = Tpdocker::run(&["stop"]).code(0);
     assert!(stopped.stderr.contains("deployment/servicename is back"), "{}", stopped.stderr);
-    session.wait().code(143);
+    // The service ends well when it is asked to.
+    session.wait().code(0);
     assert_restored(&before);
     assert!(Tpdocker::run(&["stop"]).code(0).stderr.contains("this machine has no session"));
 }
@@ -96,5 +98,51 @@ fn a_proxy_whose_record_went_is_shown_and_removed() {
     assert_eq!(seen["cluster"]["orphans"].as_array().map(Vec::len), Some(1), "{seen}");
     let ended = Tpdocker::run(&["restore", "-n", NAMESPACE, "--all"]).code(0);
     assert!(ended.stderr.contains("was nobody's and is deleted"), "{}", ended.stderr);
+    assert_restored(&before);
+}
+
+#[test]
+fn a_take_over_hands_the_service_on_and_the_session_that_lost_it_ends_and_restores_nothing() {
+    let _staging = staging();
+    let before = world();
+    let first = Tpdocker::start(&SWAP);
+    first.says("is answered here");
+    let mut line = SWAP;
+    line[7] = "COPY=second";
+    let refused = Tpdocker::run(&line).code(89);
+    for words in [", attached)", "--take-over"] {
+        assert!(refused.stderr.contains(words), "{}", refused.stderr);
+    }
+
+    let second = Tpdocker::start(&[&["run", "--take-over"], &line[1..]].concat());
+    second.says("is answered here");
+    let first = first.wait().code(89);
+    for words in ["takes Deployment `servicename` over", "was taken over by"] {
+        assert!(first.stderr.contains(words), "{}", first.stderr);
+    }
+    assert_eq!(replicas(), "0");
+    assert_eq!(copy_that_answers().as_deref(), Ok("second"));
+    assert_eq!(status()["cluster"]["swaps"][0]["replicas"], 2, "the original's");
+    second.interrupt();
+    assert_restored(&before);
+}
+
+#[test]
+fn of_ten_sessions_that_start_at_once_one_swaps_and_nine_are_told_who() {
+    let _staging = staging();
+    let before = world();
+    let mut sessions: Vec<_> = (0..10).map(|_| Tpdocker::start(&SWAP)).collect();
+    let winner = until("nine to be refused", PATIENCE, || {
+        let running: Vec<usize> = (0..10).filter(|one| !sessions[*one].has_ended()).collect();
+        if let [winner] = running[..] { Ok(winner) } else { Err(format!("{} still run", running.len())) }
+    });
+    let winner = sessions.swap_remove(winner);
+    for refused in sessions {
+        let refused = refused.wait().code(89);
+        assert!(refused.stderr.contains("is swapped by"), "{}", refused.stderr);
+    }
+    winner.says("is answered here");
+    assert_eq!(copy_that_answers().as_deref(), Ok("laptop"));
+    winner.interrupt();
     assert_restored(&before);
 }
