@@ -14,8 +14,8 @@ pub async fn clean(record: &SessionRecord, reporter: &Reporter) -> Result<(), Er
     let step = reporter.step("leftovers");
     step.progress(format!("session {} on {} died", record.session, record.workload));
     match tokio::join!(containers(&record.session), cluster(record, |text| step.progress(text))) {
-        (Ok(_), Ok(_)) => {}
-        (Err(engine), Ok(_)) => return Err(Failure::Engine(engine).into()),
+        (Ok(_), Ok(())) => {}
+        (Err(engine), Ok(())) => return Err(Failure::Engine(engine).into()),
         (Ok(_), Err(cluster)) => return Err(Failure::Cluster(cluster).into()),
         (Err(engine), Err(cluster)) => return Err(Failure::Both { engine, cluster }.into()),
     }

@@ -41,7 +41,11 @@ pub async fn stop(which: Which, console: &Console) -> Result<u8, Error> {
         reporter.notice("this machine has no session");
     }
     let ended = join_all(chosen.into_iter().map(|known| end(known, &reporter))).await;
-    ended.into_iter().fold(Ok(0), |before, one| undo::conclude(console, before, one))
+    let mut outcome = Ok(0);
+    for one in ended {
+        outcome = undo::conclude(console, outcome, one);
+    }
+    outcome
 }
 
 async fn end(known: Known, reporter: &Reporter) -> Result<(), Error> {
@@ -59,9 +63,8 @@ async fn end(known: Known, reporter: &Reporter) -> Result<(), Error> {
 fn choose(mut sessions: Vec<Known>, which: Which) -> Result<Vec<Known>, Unclear> {
     let known = |sessions: &[Known]| sessions.iter().map(|known| known.record.session.clone()).collect();
     match which {
-        Which::All => {}
         Which::Only if sessions.len() > 1 => return Err(Unclear::Several { known: known(&sessions) }),
-        Which::Only => {}
+        Which::Only | Which::All => {}
         Which::Session(wanted) => {
             let all = known(&sessions);
             sessions.retain(|known| known.record.session == wanted);
