@@ -45,6 +45,12 @@ async fn cluster(record: &SessionRecord, mut progress: impl FnMut(String)) -> Re
         Err(ClusterError::NoNamespace { .. }) => return Ok(()),
         connected => connected?,
     };
+    let server = &cluster.facts().host;
+    if *server != record.server {
+        let SessionRecord { context, server: wanted, .. } = record;
+        let what = format!("its context `{context}` leads to {server}, and the session was at {wanted}");
+        return Err(ClusterError::BadKubeconfig(what));
+    }
     let Holders { swaps, orphans } = cluster.holders(Scope::Namespace).await?;
     if let Some(holder) = swaps.iter().find(|holder| holder.record.session == record.session) {
         cluster.restore(&holder.workload, Some(&record.session), &mut progress).await?;

@@ -65,7 +65,7 @@ async fn all(cluster: &Cluster, console: &Console) -> Result<u8, Error> {
         if alive || held.contains(&record.session) {
             continue;
         }
-        let here = record.context == cluster.facts().context && record.namespace == cluster.namespace();
+        let here = record.server == cluster.facts().host && record.namespace == cluster.namespace();
         if here {
             let cleaned = leftovers::clean_machine(&record.session, &reporter).await;
             outcome = undo::conclude(console, outcome, cleaned);

@@ -92,6 +92,7 @@ mod tests {
             workload: "deployment/web".into(),
             namespace: "staging".into(),
             context: "dev".into(),
+            server: "dev.example.com:6443".into(),
             compose_project: None,
         };
         ids.iter().map(|id| Known { record: record(id), alive: true }).collect()

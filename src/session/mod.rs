@@ -137,6 +137,7 @@ impl Session {
             workload: format!("{}/{}", reference.kind.slug(), reference.name),
             namespace: reference.namespace.clone(),
             context: found.cluster.facts().context.clone(),
+            server: found.cluster.facts().host.clone(),
             compose_project,
         })?;
         let control_port = control_port(&found.workload);

@@ -59,6 +59,8 @@ pub struct SessionRecord {
     pub namespace: String,
     /// The context of the kubeconfig.
     pub context: String,
+    /// Host and port of the API server: contexts of different kubeconfigs have the same name.
+    pub server: String,
     /// The Compose project, when Compose started it.
     pub compose_project: Option<String>,
 }
@@ -254,6 +256,7 @@ mod tests {
             workload: "deployment/web".into(),
             namespace: "staging".into(),
             context: "dev".into(),
+            server: "dev.example.com:6443".into(),
             compose_project: None,
         }
     }

@@ -89,13 +89,14 @@ impl Session {
         if self.take_over {
             let Self { found, .. } = self;
             let workload = &found.workload.reference;
-            match found.cluster.swap_of(workload).await {
-                Ok(None) => {
-                    found.cluster.delete_orphans_of(workload, |_| {}).await?;
+            let others = match found.cluster.swap_of(workload).await {
+                Ok(None) | Err(ClusterError::NotFound { .. }) => {
+                    found.cluster.delete_orphans_of(workload, |_| {}).await.map(drop)
                 }
-                Ok(Some(_)) | Err(ClusterError::NotFound { .. }) => {}
-                Err(error) => return ended.and(Err(error)),
-            }
+                Ok(Some(_)) => Ok(()),
+                Err(error) => Err(error),
+            };
+            return ended.and_then(|ended| others.map(|()| ended));
         }
         ended
     }

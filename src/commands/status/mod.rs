@@ -5,7 +5,10 @@
 
 mod text;
 
+use std::collections::BTreeSet;
+
 use serde::Serialize;
+use tpdocker_protocol::contract::ROLE_SIDECAR;
 
 use super::undo;
 use crate::cluster::{Cluster, ClusterError, Holders, Orphan, ProxyState, Scope};
@@ -138,6 +141,13 @@ impl Machine {
             }
         });
         let sessions = sessions.collect();
+        // `docker run` without `--rm` keeps its container, and so does a session that ended well: no session is that.
+        let at_work: BTreeSet<String> = strangers
+            .iter()
+            .filter(|container| container.running || container.role == ROLE_SIDECAR)
+            .map(|container| container.session.clone())
+            .collect();
+        strangers.retain(|container| at_work.contains(&container.session));
         Self { sessions, engine, strangers }
     }
 }
@@ -154,6 +164,7 @@ mod tests {
             workload: "deployment/web".into(),
             namespace: "staging".into(),
             context: "dev".into(),
+            server: "dev.example.com:6443".into(),
             compose_project: None,
         };
         Known { record, alive }
@@ -185,7 +196,8 @@ mod tests {
 
     #[test]
     fn each_container_is_shown_with_its_session_or_as_a_strangers() {
-        let containers = vec![container("alive", "sidecar"), container("other", "app")];
+        let kept = SessionContainer { running: false, ..container("ended", "app") };
+        let containers = vec![container("alive", "sidecar"), kept, container("other", "app")];
         let machine = Machine::of(vec![known("alive", true), known("dead", false)], Some(containers));
         assert_eq!(machine.sessions[0].containers, [container("alive", "sidecar")]);
         assert_eq!(machine.sessions[1].containers, []);
