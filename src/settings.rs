@@ -44,6 +44,10 @@ pub enum Command {
     Rbac(RbacSettings),
     /// `tpdocker restore`.
     Restore(RestoreSettings),
+    /// `tpdocker status`.
+    Status(StatusSettings),
+    /// `tpdocker stop`.
+    Stop(Which),
     /// `tpdocker version`.
     Version,
 }
@@ -55,6 +59,8 @@ pub struct ComposeSettings {
     pub cluster: ClusterSettings,
     /// The proxy image, when not the one that belongs to this binary.
     pub proxy_image: Option<String>,
+    /// Take the workloads over from the sessions that hold them.
+    pub take_over: bool,
     /// `-f`, in order; docker compose looks for its own when empty.
     pub files: Vec<PathBuf>,
     /// `-p`.
@@ -142,8 +148,28 @@ pub enum Subject {
 pub struct RestoreSettings {
     /// The cluster.
     pub cluster: ClusterSettings,
-    /// What is put back.
-    pub target: SwapTarget,
+    /// What is put back; all that is swapped in the namespace when `None`.
+    pub target: Option<SwapTarget>,
+}
+
+/// `tpdocker status`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusSettings {
+    /// The cluster.
+    pub cluster: ClusterSettings,
+    /// Look in all namespaces.
+    pub all_namespaces: bool,
+}
+
+/// Sessions of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// The only one.
+    Only,
+    /// The one of this id.
+    Session(String),
+    /// All of them.
+    All,
 }
 
 /// Which cluster, and where in it.
@@ -207,6 +233,8 @@ pub struct RunSettings {
     pub hold: Hold,
     /// `--pod-volume`, by the volume's or the claim's name.
     pub pod_volumes: BTreeMap<String, VolumeChoice>,
+    /// Take the workload over from the session that holds it.
+    pub take_over: bool,
     /// Print the plan and change nothing.
     pub dry_run: bool,
 }

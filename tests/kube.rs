@@ -5,6 +5,8 @@
 mod connecting;
 #[path = "kube/doctor.rs"]
 mod doctor;
+#[path = "kube/holding.rs"]
+mod holding;
 #[path = "plan/support.rs"]
 mod manifests;
 #[path = "kube/pump.rs"]

@@ -18,6 +18,7 @@ pub(super) struct Draft {
     pub(super) swap: Option<SwapTarget>,
     pub(super) proxy_image: Option<String>,
     pub(super) hold: Hold,
+    pub(super) take_over: bool,
     pub(super) dry_run: bool,
     pub(super) pod_volumes: BTreeMap<String, VolumeChoice>,
     pub(super) app: AppSpec,
@@ -47,6 +48,7 @@ impl Draft {
             net: self.net,
             hold: self.hold,
             pod_volumes: self.pod_volumes,
+            take_over: self.take_over,
             dry_run: self.dry_run,
         })
     }

@@ -150,6 +150,7 @@ pub static FLAGS: &[Flag] = &[
         value::pod_volume,
         "What the app gets for a volume or claim of the pod",
     )),
+    ours("take-over", Switch, value::take_over, "Take the workload over from the session that holds it"),
     ours("dry-run", Switch, value::dry_run, "Print the plan and change nothing"),
     ours("output", Value("text|json"), value::output, "How steps and errors are told on stderr"),
     repeatable(ours("verbose", Switch, value::verbose, "Log to stderr; again for more (after `run`, -v is a volume)")),

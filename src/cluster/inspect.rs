@@ -2,11 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::{Namespace, Node};
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
-use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, ROLE_PROXY};
 
 use super::connect::Cluster;
 use super::error::{Cause, ClusterError};
@@ -27,15 +25,6 @@ pub struct OnNodes {
     pub with: usize,
     /// All nodes.
     pub all: usize,
-}
-
-/// A proxy's Deployment.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundProxy {
-    /// Its name.
-    pub name: String,
-    /// Its session.
-    pub session: String,
 }
 
 impl Cluster {
@@ -84,18 +73,6 @@ impl Cluster {
             names.any(|name| name == image || name.strip_suffix(image).is_some_and(|registry| registry.ends_with('/')))
         };
         Ok(OnNodes { with: nodes.iter().filter(has).count(), all: nodes.len() })
-    }
-
-    /// The proxies of the namespace.
-    pub async fn proxies(&self) -> Result<Vec<FoundProxy>, ClusterError> {
-        let params = ListParams::default().labels(&format!("{LABEL_ROLE}={ROLE_PROXY}"));
-        let found = self.ask("list the proxies", self.api::<Deployment>().list_metadata(&params)).await?;
-        let session = |labels: &std::collections::BTreeMap<String, String>| labels.get(LABEL_SESSION).cloned();
-        Ok(found
-            .items
-            .iter()
-            .map(|it| FoundProxy { name: it.name_any(), session: session(it.labels()).unwrap_or_default() })
-            .collect())
     }
 }
 

@@ -13,7 +13,8 @@
 //! - [`proxy`]: create it and wait, and [`failure`]: say early why it will not start;
 //! - [`mounts`]: what is mounted into the swapped container;
 //! - [`carrier`]: a byte pipe to the proxy, [`control`]: admission and requests on it, and [`files`]: the pod's files;
-//! - [`swap`]: record, scale, restore; [`presence`]: which pods still answer for the original;
+//! - [`swap`]: record, scale, restore; [`presence`]: which pods still answer for the original; [`holders`]: who holds
+//!   what, and [`loss`]: a session that holds it no more;
 //! - [`inspect`] and [`pod_security`]: what `tpdocker doctor` wants to know;
 //! - [`error`]: what can go wrong and its cure.
 
@@ -24,7 +25,9 @@ pub mod control;
 pub mod error;
 pub mod failure;
 pub mod files;
+pub mod holders;
 pub mod inspect;
+pub mod loss;
 pub mod mounts;
 pub mod pod_security;
 pub mod ports;
@@ -44,6 +47,8 @@ pub use connect::{Cluster, Facts};
 pub use control::{ControlClient, admit};
 pub use error::ClusterError;
 pub use files::FilesFeed;
+pub use holders::{Holder, Holders, Orphan, ProxyState, Scope};
+pub use loss::Loss;
 pub use mounts::{PodMount, Source};
 pub use proxy::{Proxy, ProxyPod};
 pub use swap::Restored;

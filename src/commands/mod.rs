@@ -3,9 +3,12 @@
 mod compose;
 mod doctor;
 mod image;
+mod leftovers;
 mod rbac;
 mod restore;
 mod run;
+mod status;
+mod stop;
 mod undo;
 
 use crate::error::Error;
@@ -21,7 +24,9 @@ pub async fn dispatch(settings: Settings, console: Console) -> Result<u8, Error>
         Command::Image(image) => image::image(image, &console.reporter()).await,
         Command::Doctor(doctor) => doctor::doctor(doctor, settings.output, &console.reporter()).await,
         Command::Rbac(rbac) => rbac::rbac(rbac).await,
-        Command::Restore(restore) => restore::restore(restore, &console.reporter()).await,
+        Command::Restore(restore) => restore::restore(restore, &console).await,
+        Command::Status(status) => status::status(status, settings.output, &console).await,
+        Command::Stop(which) => stop::stop(which, &console).await,
         Command::Version => {
             result::print(concat!("tpdocker ", env!("CARGO_PKG_VERSION"), "\n"))?;
             Ok(0)

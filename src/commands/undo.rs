@@ -76,7 +76,7 @@ pub async fn containers_and_swap(
     let id = session.identity.id.as_str();
     let containers =
         async { if keep_app { engine.remove_sidecar_of(id).await } else { engine.remove_all_of(id).await } };
-    let both = async { tokio::join!(containers, session.end()) };
+    let both = async { tokio::join!(containers, session.finish()) };
     tokio::pin!(both);
     let mut warned = false;
     loop {

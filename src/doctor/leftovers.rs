@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::Line;
-use crate::cluster::{Cluster, ClusterError};
+use crate::cluster::{Cluster, ClusterError, Holder, Holders, ProxyState, Scope};
 use crate::docker::{Engine, EngineError};
 use crate::error::Code;
 use crate::session::rundir::{self, RunDirError};
@@ -50,16 +50,14 @@ pub(super) async fn check(cluster: Option<&Cluster>, engine: Option<&Engine>) ->
 
 async fn in_namespace(cluster: &Cluster, dead: &BTreeSet<String>) -> Result<Line, ClusterError> {
     const CHECK: &str = "swaps";
-    // In this order: a session's record is written before its proxy is made, and removed after it is deleted.
-    let proxies = cluster.proxies().await?;
-    let swaps = cluster.swaps().await?;
+    let Holders { swaps, orphans } = cluster.holders(Scope::Namespace).await?;
     let sees_all = cluster.may_list_workloads().await?;
     let (mut left, mut cures, mut others) = (Vec::new(), Vec::new(), Vec::new());
-    for (workload, record) in &swaps {
+    for Holder { workload, record, proxy } in &swaps {
         let text = format!("{workload} is swapped by {} since {}", record.owner, record.since);
         let why = if dead.contains(&record.session) {
             "its process on this machine is gone"
-        } else if proxies.iter().all(|proxy| proxy.name != record.proxy) {
+        } else if *proxy == ProxyState::Missing {
             "its proxy is gone"
         } else {
             others.push(text);
@@ -68,10 +66,7 @@ async fn in_namespace(cluster: &Cluster, dead: &BTreeSet<String>) -> Result<Line
         left.push(format!("{text}, and {why}"));
         cures.push(format!("tpdocker restore -n {} {}/{}", workload.namespace, workload.kind.slug(), workload.name));
     }
-    for proxy in &proxies {
-        if swaps.iter().any(|(_, record)| record.proxy == proxy.name) {
-            continue;
-        }
+    for proxy in &orphans {
         if sees_all || dead.contains(&proxy.session) {
             left.push(format!("Deployment `{}` is a proxy of no swap", proxy.name));
             cures.push(format!("kubectl -n {} delete deployment {}", cluster.namespace(), proxy.name));
@@ -88,12 +83,12 @@ async fn in_namespace(cluster: &Cluster, dead: &BTreeSet<String>) -> Result<Line
 
 async fn in_engine(engine: &Engine, dead: &BTreeSet<String>) -> Result<Line, Line> {
     const CHECK: &str = "containers";
-    let alive = rundir::sessions().map_err(|error: RunDirError| Line::failed(CHECK, error))?;
+    let known = rundir::sessions().map_err(|error: RunDirError| Line::failed(CHECK, error))?;
     let found = engine.all_sessions().await.map_err(|error: EngineError| Line::failed(CHECK, error))?;
     let (mut containers, mut volumes) = (Vec::new(), Vec::new());
     for (session, found) in found {
         // Another user's session, or one with another XDG_RUNTIME_DIR, is found by what its sidecar has mounted.
-        let goes_on = alive.iter().any(|record| record.session == session)
+        let goes_on = known.iter().any(|known| known.alive && known.record.session == session)
             || !dead.contains(&session) && found.run_dir.as_deref().is_some_and(rundir::is_in_use);
         if !goes_on {
             containers.extend(found.containers);

@@ -6,6 +6,7 @@
 //! is interrupted at any step ends like one that ran well, with [`Session::end`].
 
 pub mod access;
+pub mod ending;
 pub mod environment;
 pub mod files;
 pub mod host_ports;
@@ -15,6 +16,7 @@ pub mod reach;
 pub mod rundir;
 pub mod sidecar;
 pub mod signals;
+pub mod takeover;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
@@ -23,6 +25,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Container;
+use tokio::sync::SetOnce;
 use tokio::time::timeout;
 use tpdocker_protocol::control::{PodView, PortFailure, SidecarConfig, SidecarStatus, SwapRecord};
 
@@ -33,10 +36,10 @@ use self::reach::Reach;
 use self::rundir::{RunDir, SessionRecord};
 use crate::cluster::{
     Cluster, ClusterError, Note, PodMount, Proxy, ProxySpec, Restored, Workload, control_port, proxy_deployment,
-    swap::since_now,
+    swap::{Claimed, since_now},
 };
 use crate::docker::Engine;
-use crate::error::Error;
+use crate::error::{Bug, Error};
 use crate::event::{Reporter, Step};
 use crate::image;
 use crate::plan;
@@ -91,6 +94,10 @@ pub struct Session {
     /// The way to a proxy whose callers wait for the original.
     waiting: OnceLock<Arc<Access>>,
     reporter: Reporter,
+    /// `--take-over`.
+    take_over: bool,
+    /// The proxy's name, once it is there.
+    begun: SetOnce<String>,
 }
 
 /// A proxy whose program answers.
@@ -138,10 +145,12 @@ impl Session {
             workload: format!("{}/{}", reference.kind.slug(), reference.name),
             namespace: reference.namespace.clone(),
             context: found.cluster.facts().context.clone(),
+            server: found.cluster.facts().host.clone(),
             compose_project,
         })?;
         let control_port = control_port(&found.workload);
-        Ok(Self { identity, run_dir, found, deployment, control_port, waiting: OnceLock::new(), reporter })
+        let (waiting, take_over, begun) = (OnceLock::new(), false, SetOnce::new());
+        Ok(Self { identity, run_dir, found, deployment, control_port, waiting, reporter, take_over, begun })
     }
 
     /// What is swapped.
@@ -166,9 +175,17 @@ impl Session {
             since: since_now(),
         };
         let step = self.reporter.step("record");
-        let record = cluster.record(workload, record).await?;
-        step.done(format!("session {} of {}, {} to come back to", record.session, record.owner, record.replicas));
-        Ok(cluster.create_proxy(&self.deployment, &workload.container).await?)
+        let over = if self.take_over { cluster.swap_of(&workload.reference).await? } else { None };
+        let over = over.map(|held| held.session);
+        let Claimed { record, from } = cluster.claim(workload, record, over.as_deref()).await?;
+        let from = from.map(|it| format!(", taken over from {} (session {})", it.owner, it.session));
+        let (session, owner, from) = (&record.session, &record.owner, from.unwrap_or_default());
+        step.done(format!("session {session} of {owner}, {} to come back to{from}", record.replicas));
+        let proxy = cluster.create_proxy(&self.deployment, &workload.container).await?;
+        if self.begun.set(proxy.name.clone()).is_err() {
+            return Err(Bug::new("a session began twice").into());
+        }
+        Ok(proxy)
     }
 
     /// Waits until the proxy's program answers, and asks it what the container would see.
@@ -233,7 +250,11 @@ impl Session {
     pub async fn swap(&self, attached: &Attached) -> Result<(), Error> {
         let step = self.reporter.step("swap").unless("the app ended before it was needed");
         let Workload { reference, services, .. } = self.workload();
-        if let Err(error) = self.take_over(attached, &step).await {
+        let swapped = async {
+            self.take_over(attached, &step).await?;
+            self.displace(&step).await
+        };
+        if let Err(error) = swapped.await {
             step.fail();
             return Err(error.into());
         }

@@ -62,6 +62,8 @@ pub struct SessionRecord {
     pub namespace: String,
     /// The context of the kubeconfig.
     pub context: String,
+    /// Host and port of the API server: contexts of different kubeconfigs have the same name.
+    pub server: String,
     /// The Compose project, when Compose started it.
     pub compose_project: Option<String>,
 }
@@ -145,13 +147,27 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The records of this user's sessions on this machine whose process is alive.
-pub fn sessions() -> Result<Vec<SessionRecord>, RunDirError> {
+/// A session of this user on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// What it wrote about itself.
+    pub record: SessionRecord,
+    /// Its process is alive. Otherwise it died without undoing anything: a session that ends takes its record along.
+    pub alive: bool,
+}
+
+/// This user's sessions on this machine, alive or dead, sorted by id.
+pub fn sessions() -> Result<Vec<Known>, RunDirError> {
     let base = base();
     sessions_in(&base).map_err(|source| RunDirError { path: base, source })
 }
 
-fn sessions_in(base: &Path) -> io::Result<Vec<SessionRecord>> {
+/// The one of this id.
+pub fn session(id: &str) -> Result<Option<Known>, RunDirError> {
+    Ok(sessions()?.into_iter().find(|known| known.record.session == id))
+}
+
+fn sessions_in(base: &Path) -> io::Result<Vec<Known>> {
     // Others can make a directory of this name in `/tmp`, and a record in it tells whom to send a signal.
     match require_own(base) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -160,12 +176,13 @@ fn sessions_in(base: &Path) -> io::Result<Vec<SessionRecord>> {
     let mut sessions = Vec::new();
     for entry in fs::read_dir(base)? {
         let path = entry?.path().join(RECORD);
-        match live_record(&path) {
-            Ok(record) => sessions.extend(record),
+        match known(&path) {
+            Ok(known) => sessions.extend(known),
             // Of a release that writes it otherwise; the sessions that can be read are ended all the same.
             Err(error) => tracing::warn!(path = %path.display(), %error, "a session's record cannot be read"),
         }
     }
+    sessions.sort_by(|one, other| one.record.session.cmp(&other.record.session));
     Ok(sessions)
 }
 
@@ -195,7 +212,7 @@ fn dead_in(base: &Path) -> io::Result<Vec<Dead>> {
     for entry in fs::read_dir(base)? {
         let entry = entry?;
         let path = entry.path();
-        if live_record(&path.join(RECORD)).is_ok_and(|live| live.is_some()) {
+        if is_alive(&path.join(RECORD)).unwrap_or(false) {
             continue;
         }
         let record = fs::read(path.join(RECORD)).ok().and_then(|text| serde_json::from_slice(&text).ok());
@@ -214,31 +231,33 @@ fn dead_in(base: &Path) -> io::Result<Vec<Dead>> {
 /// taken to go on.
 pub fn is_in_use(shared: &Path) -> bool {
     let Some(directory) = shared.parent() else { return false };
-    match live_record(&directory.join(RECORD)) {
-        Ok(record) => record.is_some(),
-        Err(_) => true,
-    }
+    is_alive(&directory.join(RECORD)).unwrap_or(true)
 }
 
-/// The record of a session that goes on; its directory goes with its end, and its lock with its process.
-fn live_record(path: &Path) -> io::Result<Option<SessionRecord>> {
+fn is_alive(record: &Path) -> io::Result<bool> {
+    Ok(known(record)?.is_some_and(|known| known.alive))
+}
+
+/// The session of this record; its directory goes with its end, and its lock with its process.
+fn known(path: &Path) -> io::Result<Option<Known>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened?,
     };
-    match file.try_lock_shared() {
-        Ok(()) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
-        Err(TryLockError::WouldBlock) => Ok(Some(serde_json::from_reader(file)?)),
-    }
+    let alive = match file.try_lock_shared() {
+        Ok(()) => false,
+        Err(TryLockError::Error(error)) => return Err(error),
+        Err(TryLockError::WouldBlock) => true,
+    };
+    Ok(Some(Known { record: serde_json::from_reader(file)?, alive }))
 }
 
 impl SessionRecord {
     /// Whether the session goes on.
     pub fn is_alive(&self) -> Result<bool, RunDirError> {
         let path = base().join(&self.session).join(RECORD);
-        match live_record(&path) {
-            Ok(found) => Ok(found.is_some()),
+        match known(&path) {
+            Ok(found) => Ok(found.is_some_and(|known| known.alive)),
             Err(source) => Err(RunDirError { path, source }),
         }
     }
@@ -292,6 +311,7 @@ mod tests {
             workload: "deployment/web".into(),
             namespace: "staging".into(),
             context: "dev".into(),
+            server: "dev.example.com:6443".into(),
             compose_project: None,
         }
     }
@@ -305,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_seen_as_long_as_its_lock_is_held_and_no_longer() {
+    fn a_session_is_alive_as_long_as_its_lock_is_held_and_no_longer() {
         let base = tempfile::tempdir().unwrap();
         let (alive, dead) = (base.path().join("alive"), base.path().join("dead"));
         fs::create_dir(&alive).unwrap();
@@ -314,12 +334,13 @@ mod tests {
         // What a crash leaves: the record of a process id that somebody may have.
         drop(write_locked(&dead, &record("dead")).unwrap());
         fs::create_dir(base.path().join("young")).unwrap();
-        assert_eq!(sessions_in(base.path()).unwrap(), [record("alive")]);
+        let of = |session: &str, alive| Known { record: record(session), alive };
+        assert_eq!(sessions_in(base.path()).unwrap(), [of("alive", true), of("dead", false)]);
         let left = Dead { session: "dead".into(), path: dead.clone(), record: Some(record("dead")) };
         assert_eq!(dead_in(base.path()).unwrap(), [left]);
         assert!(is_in_use(&alive.join(SHARED)) && !is_in_use(&dead.join(SHARED)));
         drop(lock);
-        assert_eq!(sessions_in(base.path()).unwrap(), []);
+        assert_eq!(sessions_in(base.path()).unwrap(), [of("alive", false), of("dead", false)]);
     }
 
     #[test]
@@ -332,7 +353,7 @@ mod tests {
         fs::write(bad.join(RECORD), "{").unwrap();
         let held = File::open(bad.join(RECORD)).unwrap();
         held.lock().unwrap();
-        assert_eq!(sessions_in(base.path()).unwrap(), [record("b")]);
+        assert_eq!(sessions_in(base.path()).unwrap(), [Known { record: record("b"), alive: true }]);
     }
 
     #[test]

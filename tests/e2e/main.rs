@@ -20,4 +20,5 @@ mod namespace;
 mod reach;
 mod recovery;
 mod rights;
+mod sessions;
 mod support;

@@ -268,6 +268,11 @@ impl Tpdocker {
         self.log.0.lock().unwrap().stderr.clone()
     }
 
+    /// Whether its process has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for its end.
     pub fn wait(mut self) -> Ended {
         let began = Instant::now();

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{failure, run, settings, surroundings, wrong};
 use crate::cli::{Request, Surroundings, parse};
-use crate::settings::{Command, ComposeAction, ImageSettings, OutputFormat, RbacTarget, Subject, TargetKind};
+use crate::settings::{Command, ComposeAction, ImageSettings, OutputFormat, RbacTarget, Subject, TargetKind, Which};
 
 #[test]
 fn v_is_a_volume_after_run_and_verbosity_in_front_of_it() {
@@ -129,4 +129,41 @@ fn an_argument_that_is_not_utf8_is_refused_by_its_place() {
     let argv = ["tpdocker", "run"].map(OsString::from).into_iter().chain([OsString::from_vec(vec![0xff, b'x'])]);
     let failure = parse(argv, &surroundings()).expect_err("not UTF-8");
     assert!(failure.error.to_string().starts_with("argument 2 is not valid UTF-8"));
+}
+
+#[test]
+fn restore_takes_a_name_or_all_and_not_both_or_neither() {
+    let restore = |args: &[&str]| {
+        let Command::Restore(it) = settings(&[&["tpdocker", "restore"], args].concat()).command else {
+            panic!("{args:?}")
+        };
+        (it.cluster.namespace, it.target.map(|target| target.name))
+    };
+    assert_eq!(restore(&["-n", "staging", "deploy/web"]), (Some("staging".into()), Some("web".into())));
+    assert_eq!(restore(&["--all"]), (None, None));
+    failure(&["tpdocker", "restore"]);
+    failure(&["tpdocker", "restore", "--all", "web"]);
+}
+
+#[test]
+fn stop_takes_the_only_session_unless_it_is_told_which() {
+    let stop = |args: &[&str]| match settings(&[&["tpdocker", "stop"], args].concat()).command {
+        Command::Stop(which) => which,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(stop(&[]), Which::Only);
+    assert_eq!(stop(&["a1"]), Which::Session("a1".into()));
+    assert_eq!(stop(&["--all"]), Which::All);
+    failure(&["tpdocker", "stop", "--all", "a1"]);
+}
+
+#[test]
+fn status_looks_in_one_namespace_or_in_all() {
+    let status = |args: &[&str]| match settings(&[&["tpdocker", "status"], args].concat()).command {
+        Command::Status(it) => (it.cluster.namespace, it.cluster.context, it.all_namespaces),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(status(&["-n", "staging", "--context", "dev"]), (Some("staging".into()), Some("dev".into()), false));
+    assert_eq!(status(&["-A"]), (None, None, true));
+    failure(&["tpdocker", "status", "-A", "-n", "staging"]);
 }

@@ -46,6 +46,11 @@ pub(super) fn proxy_image(draft: &mut Draft, value: &str, _: &Surroundings) -> A
     Ok(())
 }
 
+pub(super) fn take_over(draft: &mut Draft, value: &str, _: &Surroundings) -> Applied {
+    draft.take_over = switch(value)?;
+    Ok(())
+}
+
 pub(super) fn dry_run(draft: &mut Draft, value: &str, _: &Surroundings) -> Applied {
     draft.dry_run = switch(value)?;
     Ok(())
