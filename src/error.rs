@@ -57,7 +57,7 @@ codes! {
     Container = 87, "container";
     /// The tunnel could not be built or was lost, or its sidecar container is gone.
     Tunnel = 88, "tunnel";
-    /// Somebody else's session holds the workload.
+    /// Somebody else's session holds the workload, or has taken it over.
     Held = 89, "held";
     /// The original could not be put back entirely; the message says what is left and how to repair it.
     Restore = 90, "restore";

@@ -11,6 +11,7 @@
 //! - [`docker`]: the engine, the sidecar container and the user's container;
 //! - [`image`]: the images that this binary carries inside itself;
 //! - [`event`] and [`output`]: what a person or a script is told;
+//! - [`doctor`]: whether everything is there that a session needs;
 //! - [`error`]: what can go wrong, the cure, and the exit code.
 
 pub mod cli;
@@ -18,6 +19,7 @@ pub mod cluster;
 pub mod commands;
 pub mod compose;
 pub mod docker;
+pub mod doctor;
 pub mod error;
 pub mod event;
 pub mod image;

@@ -105,10 +105,10 @@ impl Plan {
 pub fn describe(stance: &Stance) -> String {
     match stance {
         Stance::Swap(workload) => swapped(workload),
-        Stance::Like(Likeness { of, pod, .. }) => {
-            format!("like {of}, container {}; nothing is swapped, and no traffic taken", pod.container)
+        Stance::Like(Likeness { pod, .. }) => {
+            format!("{}, container {}; nothing is swapped, and no traffic taken", stance.told(), pod.container)
         }
-        Stance::Outgoing { .. } => "only outgoing; nothing is swapped".to_owned(),
+        Stance::Outgoing { .. } => format!("{}; nothing is swapped", stance.told()),
     }
 }
 

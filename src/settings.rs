@@ -40,8 +40,16 @@ pub enum Command {
     Compose(ComposeSettings),
     /// `tpdocker image`.
     Image(ImageSettings),
+    /// `tpdocker doctor`.
+    Doctor(DoctorSettings),
+    /// `tpdocker rbac`.
+    Rbac(RbacSettings),
     /// `tpdocker restore`.
     Restore(RestoreSettings),
+    /// `tpdocker status`.
+    Status(StatusSettings),
+    /// `tpdocker stop`.
+    Stop(Which),
     /// `tpdocker version`.
     Version,
 }
@@ -53,6 +61,8 @@ pub struct ComposeSettings {
     pub cluster: ClusterSettings,
     /// The proxy image, when not the one that belongs to this binary.
     pub proxy_image: Option<String>,
+    /// Take the workloads over from the sessions that hold them.
+    pub take_over: bool,
     /// `-f`, in order; docker compose looks for its own when empty.
     pub files: Vec<PathBuf>,
     /// `-p`.
@@ -93,13 +103,75 @@ pub enum ImageSettings {
     },
 }
 
+/// `tpdocker doctor`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DoctorSettings {
+    /// The cluster.
+    pub cluster: ClusterSettings,
+    /// What somebody wants to swap.
+    pub swap: Option<SwapTarget>,
+    /// The proxy image, when not the one that belongs to this binary.
+    pub proxy_image: Option<String>,
+}
+
+/// `tpdocker rbac`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RbacSettings {
+    /// The cluster.
+    pub cluster: ClusterSettings,
+    /// What the Role is for; every workload when `None`.
+    pub swap: Option<RbacTarget>,
+    /// Who is to have it.
+    pub subjects: Vec<Subject>,
+}
+
+/// What a Role is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RbacTarget {
+    /// Every workload of a kind.
+    Kind(TargetKind),
+    /// One workload.
+    One(SwapTarget),
+}
+
+/// Somebody whom RBAC knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A user, by the name that the cluster's login gives.
+    User(String),
+    /// A group of users.
+    Group(String),
+    /// A service account of the namespace.
+    ServiceAccount(String),
+}
+
 /// `tpdocker restore`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestoreSettings {
     /// The cluster.
     pub cluster: ClusterSettings,
-    /// What is put back.
-    pub target: SwapTarget,
+    /// What is put back; all that is swapped in the namespace when `None`.
+    pub target: Option<SwapTarget>,
+}
+
+/// `tpdocker status`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatusSettings {
+    /// The cluster.
+    pub cluster: ClusterSettings,
+    /// Look in all namespaces.
+    pub all_namespaces: bool,
+}
+
+/// Sessions of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Which {
+    /// The only one.
+    Only,
+    /// The one of this id.
+    Session(String),
+    /// All of them.
+    All,
 }
 
 /// Which cluster, and where in it.
@@ -188,6 +260,8 @@ pub struct RunSettings {
     pub hold: Hold,
     /// `--pod-volume`, by the volume's or the claim's name.
     pub pod_volumes: BTreeMap<String, VolumeChoice>,
+    /// Take the workload over from the session that holds it.
+    pub take_over: bool,
     /// Print the plan and change nothing.
     pub dry_run: bool,
 }

@@ -3,10 +3,18 @@
 
 #[path = "kube/connecting.rs"]
 mod connecting;
+#[path = "kube/doctor.rs"]
+mod doctor;
+#[path = "kube/holding.rs"]
+mod holding;
 #[path = "plan/support.rs"]
 mod manifests;
 #[path = "kube/pump.rs"]
 mod pump;
+#[path = "kube/requests.rs"]
+mod requests;
+#[path = "kube/rights.rs"]
+mod rights;
 #[path = "kube/starting.rs"]
 mod starting;
 #[path = "kube/support.rs"]

@@ -9,6 +9,8 @@ use tpdocker::cluster::template::{Note, ProxySpec, control_port, proxy_deploymen
 use tpdocker::cluster::{ClusterError, Stance, Workload};
 use tpdocker::settings::InitContainers;
 
+#[path = "plan/pod_security.rs"]
+mod pod_security;
 #[path = "plan/support.rs"]
 mod support;
 

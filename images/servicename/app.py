@@ -78,12 +78,40 @@ def index():
     return (200 if all(fine for _, fine in answers.values()) else 502), body
 
 
+class Busy:
+    """Requests that are being answered; who ends waits for them."""
+
+    def __init__(self):
+        self.none = threading.Condition()
+        self.count = 0
+
+    def __enter__(self):
+        with self.none:
+            self.count += 1
+
+    def __exit__(self, *_):
+        with self.none:
+            self.count -= 1
+            self.none.notify_all()
+
+    def wait(self, seconds):
+        with self.none:
+            self.none.wait_for(lambda: self.count == 0, seconds)
+
+
+busy = Busy()
+
+
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"  # keep-alive
     disable_nagle_algorithm = True
     wbufsize = -1  # headers and body leave together
 
     def do_GET(self):
+        with busy:
+            self.answer()
+
+    def answer(self):
         if self.path == "/":
             self.reply(*index())
         elif self.path == "/healthz":
@@ -131,6 +159,7 @@ def main():
     print(f"listening on port {PORT}", file=sys.stderr)
     server.serve_forever(poll_interval=0.05)
     server.server_close()
+    busy.wait(TIMEOUT)
 
 
 if __name__ == "__main__":

@@ -9,14 +9,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use super::error::UsageError;
 use super::{Surroundings, help};
 use crate::settings::{
-    ClusterSettings, Command, ComposeAction, ComposeSettings, ImageSettings, OutputFormat, RestoreSettings, Settings,
-    SwapTarget,
+    ClusterSettings, Command, ComposeAction, ComposeSettings, DoctorSettings, ImageSettings, OutputFormat,
+    RbacSettings, RbacTarget, RestoreSettings, Settings, StatusSettings, Subject, SwapTarget, Which,
 };
 
 /// Run a container on your laptop as if it were a pod of your Kubernetes cluster.
 #[derive(Debug, Parser)]
 #[command(name = "tpdocker", version, max_term_width = 120, arg_required_else_help = false)]
-#[command(after_help = "Exit codes: the app's own; 2 for a wrong command line; 80 to 90, 125, 126 and 127 as in \
+#[command(after_help = "Exit codes: the app's own; 2 for a wrong command line; 80 to 91, 125, 126 and 127 as in \
                         docs/exit-codes.md.")]
 pub(super) struct Cli {
     #[command(flatten)]
@@ -60,10 +60,52 @@ enum Sub {
     Compose(ComposeArgs),
     /// Handle the proxy image that this binary carries.
     Image(ImageArgs),
+    /// Check what a session needs, and look for what is left of one.
+    Doctor(DoctorArgs),
+    /// Print the smallest Role that a session needs.
+    Rbac(RbacArgs),
     /// Put a swapped workload back, whoever swapped it, from any machine.
     Restore(RestoreArgs),
+    /// Show the sessions of this machine and what is swapped in the cluster.
+    Status(StatusArgs),
+    /// End a session of this machine, or clean up after one that died.
+    Stop(StopArgs),
     /// Print the version.
     Version(Globals),
+}
+
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// What is to be swapped, as for `run`: its rights and its proxy are checked.
+    #[arg(long, value_name = "[KIND/]NAME[:CONTAINER]")]
+    swap: Option<SwapTarget>,
+    /// The proxy image, when not the one that belongs to this binary or that `TPDOCKER_PROXY_IMAGE` names.
+    #[arg(long, value_name = "REF")]
+    proxy_image: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct RbacArgs {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// What is to be swapped, as for `run`, or a kind of workload; everything when absent.
+    #[arg(long, value_name = "[KIND/]NAME|KIND")]
+    swap: Option<RbacTarget>,
+    /// Bind it to this user; may be repeated.
+    #[arg(long = "user", value_name = "NAME")]
+    users: Vec<String>,
+    /// Bind it to this group; may be repeated.
+    #[arg(long = "group", value_name = "NAME")]
+    groups: Vec<String>,
+    /// Bind it to this service account of the namespace; may be repeated.
+    #[arg(long = "service-account", value_name = "NAME")]
+    service_accounts: Vec<String>,
 }
 
 #[derive(Debug, Args)]
@@ -73,8 +115,34 @@ struct RestoreArgs {
     #[command(flatten)]
     cluster: ClusterArgs,
     /// What is swapped, as for `--swap`.
-    #[arg(value_name = "[KIND/]NAME")]
-    target: SwapTarget,
+    #[arg(value_name = "[KIND/]NAME", required_unless_present = "all", conflicts_with = "all")]
+    target: Option<SwapTarget>,
+    /// All that is swapped in the namespace, and what dead sessions left.
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    #[command(flatten)]
+    globals: Globals,
+    #[command(flatten)]
+    cluster: ClusterArgs,
+    /// Look in all namespaces.
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    all_namespaces: bool,
+}
+
+#[derive(Debug, Args)]
+struct StopArgs {
+    #[command(flatten)]
+    globals: Globals,
+    /// Its id, as `tpdocker status` shows it; not needed when there is only one.
+    #[arg(value_name = "SESSION", conflicts_with = "all")]
+    session: Option<String>,
+    /// All sessions of this machine.
+    #[arg(long)]
+    all: bool,
 }
 
 #[derive(Debug, Args)]
@@ -99,6 +167,9 @@ struct ComposeArgs {
     /// The proxy image, when not the one that belongs to this binary or that `TPDOCKER_PROXY_IMAGE` names.
     #[arg(long, value_name = "REF")]
     proxy_image: Option<String>,
+    /// Take the workloads over from the sessions that hold them.
+    #[arg(long)]
+    take_over: bool,
     #[command(subcommand)]
     action: ComposeSub,
 }
@@ -174,9 +245,25 @@ impl Cli {
             Sub::Run => return Err(UsageError::NoImage),
             Sub::Version(globals) => (globals, Command::Version),
             Sub::Compose(args) => (args.globals.clone(), Command::Compose(args.settings(around))),
+            Sub::Doctor(DoctorArgs { globals, cluster, swap, proxy_image }) => {
+                let proxy_image = proxy_image.or_else(|| around.proxy_image());
+                (globals, Command::Doctor(DoctorSettings { cluster: cluster.into(), swap, proxy_image }))
+            }
+            Sub::Rbac(args) => (args.globals.clone(), Command::Rbac(args.into())),
             Sub::Restore(args) => {
                 let cluster = args.cluster.into();
                 (args.globals, Command::Restore(RestoreSettings { cluster, target: args.target }))
+            }
+            Sub::Status(StatusArgs { globals, cluster, all_namespaces }) => {
+                (globals, Command::Status(StatusSettings { cluster: cluster.into(), all_namespaces }))
+            }
+            Sub::Stop(StopArgs { globals, session, all }) => {
+                let which = match session {
+                    Some(session) => Which::Session(session),
+                    None if all => Which::All,
+                    None => Which::Only,
+                };
+                (globals, Command::Stop(which))
             }
             Sub::Image(ImageArgs { globals, action }) => {
                 let (inner, settings) = match action {
@@ -189,6 +276,15 @@ impl Cli {
         };
         let globals = outer.and(&globals);
         Ok(Settings { verbosity: globals.verbose, output: globals.output.map(Into::into).unwrap_or_default(), command })
+    }
+}
+
+impl From<RbacArgs> for RbacSettings {
+    fn from(RbacArgs { cluster, swap, users, groups, service_accounts, .. }: RbacArgs) -> Self {
+        let users = users.into_iter().map(Subject::User);
+        let groups = groups.into_iter().map(Subject::Group);
+        let accounts = service_accounts.into_iter().map(Subject::ServiceAccount);
+        Self { cluster: cluster.into(), swap, subjects: users.chain(groups).chain(accounts).collect() }
     }
 }
 
@@ -207,6 +303,7 @@ impl ComposeArgs {
         ComposeSettings {
             cluster: self.cluster.into(),
             proxy_image: self.proxy_image.or_else(|| around.proxy_image()),
+            take_over: self.take_over,
             files: self.files,
             project_name: self.project_name,
             profiles: self.profiles,

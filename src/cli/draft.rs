@@ -23,6 +23,7 @@ pub(super) struct Draft {
     pub(super) init_containers: InitContainers,
     pub(super) proxy_image: Option<String>,
     pub(super) hold: Hold,
+    pub(super) take_over: bool,
     pub(super) dry_run: bool,
     pub(super) pod_volumes: BTreeMap<String, VolumeChoice>,
     pub(super) app: AppSpec,
@@ -42,6 +43,9 @@ impl Draft {
             (None, Some(target)) => Intent::Like(target),
             (None, None) => Intent::Outgoing,
         };
+        if self.take_over && !matches!(intent, Intent::Swap(_)) {
+            return Err(UsageError::TakeOverNothing);
+        }
         if rest.first().is_none_or(String::is_empty) {
             return Err(UsageError::NoImage);
         }
@@ -58,6 +62,7 @@ impl Draft {
             net: self.net,
             hold: self.hold,
             pod_volumes: self.pod_volumes,
+            take_over: self.take_over,
             dry_run: self.dry_run,
         })
     }

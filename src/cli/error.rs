@@ -65,6 +65,9 @@ pub enum UsageError {
     /// Both of what excludes each other.
     #[error("--swap and --like exclude each other: the first takes a workload's traffic, the second takes none")]
     SwapAndLike,
+    /// `--take-over` where there is nothing to take.
+    #[error("--take-over needs --swap: it takes a workload from the session that holds it")]
+    TakeOverNothing,
     /// `run` without an image.
     #[error("`tpdocker run` needs an image")]
     NoImage,
@@ -130,6 +133,7 @@ impl Explain for UsageError {
             Self::NotUtf8 { .. } | Self::BadValue { source: ValueError::File { .. }, .. } => None,
             Self::BadSyntax { .. } | Self::BadValue { .. } | Self::Repeated { .. } => Some(SEE_HELP.into()),
             Self::SwapAndLike => Some("--swap alone gives environment and files as well".into()),
+            Self::TakeOverNothing => Some("tpdocker run --take-over --swap NAME IMAGE".into()),
             Self::NoImage => Some("tpdocker run [--swap SERVICE] [FLAGS] IMAGE [COMMAND] [ARG...]".into()),
             Self::Clap { tip, .. } => Some(tip.clone()),
         }

@@ -162,6 +162,7 @@ pub static FLAGS: &[Flag] = &[
         value::skip_init_containers,
         "Leave the pod's init containers out, but those that run beside it",
     ),
+    ours("take-over", Switch, value::take_over, "Take the workload over from the session that holds it"),
     ours("dry-run", Switch, value::dry_run, "Print the plan and change nothing"),
     ours("output", Value("text|json"), value::output, "How steps and errors are told on stderr"),
     repeatable(ours("verbose", Switch, value::verbose, "Log to stderr; again for more (after `run`, -v is a volume)")),

@@ -99,12 +99,12 @@ impl Candidate {
 
     /// What `target` means to a session that is to be like this object.
     pub fn into_likeness(self, target: &SwapTarget, services: &[Service]) -> Result<Likeness, ClusterError> {
-        let WorkloadRef { namespace, name, .. } = self.reference();
+        let WorkloadRef { kind, namespace, name } = self.reference();
         let services = self.served_by(services);
-        let of = self.slug();
-        let choice = format!("--like {of}");
+        let choice = format!("--like {}", self.slug());
         let container = choose_container(&self.reference().to_string(), &choice, &self.template, target, &services)?;
-        Ok(Likeness { of, namespace, name, pod: PodModel::beside(self.template, container, self.claims) })
+        let pod = PodModel::beside(self.template, container, self.claims);
+        Ok(Likeness { kind: kind.into(), namespace, name, pod })
     }
 
     fn served_by<'a>(&self, services: &'a [Service]) -> Vec<&'a Service> {

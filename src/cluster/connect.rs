@@ -191,6 +191,18 @@ impl Door<'_> {
     }
 }
 
+/// The namespace that `settings` mean, from the kubeconfig alone.
+pub fn namespace_of(settings: &ClusterSettings) -> Result<String, ClusterError> {
+    if let Some(namespace) = &settings.namespace {
+        return Ok(namespace.clone());
+    }
+    let kubeconfig = read_kubeconfig()?;
+    let chosen = choose_context(&kubeconfig, settings.context.as_deref())?;
+    let context = kubeconfig.contexts.into_iter().find(|context| context.name == chosen);
+    let namespace = context.and_then(|context| context.context?.namespace).filter(|namespace| !namespace.is_empty());
+    Ok(namespace.unwrap_or_else(|| "default".to_owned()))
+}
+
 fn read_kubeconfig() -> Result<Kubeconfig, ClusterError> {
     Kubeconfig::read().map_err(|error| match error {
         KubeconfigError::ReadConfig(io, path) if io.kind() == std::io::ErrorKind::NotFound => {

@@ -1,6 +1,7 @@
 //! The CLI's half of a conversation with the proxy: admission, then either a carrier's bytes or [`ControlClient`]'s
 //! requests. Generic over the stream, so that it runs over any carrier.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ed25519_dalek::SigningKey;
@@ -131,6 +132,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlClient<S> {
         }
     }
 
+    /// Has the proxy hold new connections, and pass them on to one of the pods in `to` when there is one.
+    pub async fn hand_over(&mut self, to: Vec<IpAddr>) -> Result<(), ClusterError> {
+        answer_in_time(async {
+            self.messages.send(&ProxyRequest::HandOver { to }).await?;
+            match self.reply().await? {
+                ProxyReply::HandedOver => Ok(()),
+                other => Err(unexpected(other)),
+            }
+        })
+        .await
+    }
+
     async fn reply(&mut self) -> Result<ProxyReply, ClusterError> {
         Ok(self.messages.receive().await?.ok_or(ProtocolError::Closed)?)
     }
@@ -140,6 +153,7 @@ fn unexpected(reply: ProxyReply) -> ClusterError {
     let text = match reply {
         ProxyReply::Error { message } => message,
         ProxyReply::Pod(_) => "a description that nobody asked for".into(),
+        ProxyReply::HandedOver => "an end that nobody asked for".into(),
         ProxyReply::Status(_) => "a status that nobody asked for".into(),
     };
     ProtocolError::Unexpected(text).into()

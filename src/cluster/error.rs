@@ -8,6 +8,7 @@ use std::fmt::Write as _;
 
 use crate::error::{Code, Explain};
 
+use super::holders::ProxyState;
 use super::workload::WorkloadRef;
 
 /// How many names an error lists before it says "and N more".
@@ -233,7 +234,7 @@ pub enum ClusterError {
         cure: Option<String>,
     },
     /// Another session holds the workload.
-    #[error("{workload} is swapped by {owner} since {since} (session {session})")]
+    #[error("{workload} is swapped by {owner} since {since} (session {session}{})", proxy.map(|it| format!(", {it}")).unwrap_or_default())]
     Held {
         /// The workload.
         workload: Box<WorkloadRef>,
@@ -243,6 +244,8 @@ pub enum ClusterError {
         since: String,
         /// Its session.
         session: String,
+        /// Its proxy, where that was looked at.
+        proxy: Option<ProxyState>,
     },
     /// The workload changed while it was being swapped.
     #[error("{workload} {what}")]
@@ -379,11 +382,13 @@ impl Explain for ClusterError {
             Self::Ambiguous { candidates, .. } => format!("say which: --swap {}", candidates.first()?),
             Self::Container { choice, containers, .. } => format!("say which: {choice}:{}", containers.first()?),
             Self::Forbidden { role, .. } => format!("ask an administrator for this Role:\n{role}"),
-            Self::Held { workload, .. } | Self::Restore { workload, .. } => {
-                format!("tpdocker restore -n {} {}/{}", workload.namespace, workload.kind.slug(), workload.name)
-            }
+            Self::Held { workload, .. } => format!(
+                "take it over: add --take-over to the same command; or put it back: {}",
+                restore_command(workload)
+            ),
+            Self::Restore { workload, .. } => restore_command(workload),
             Self::Tunnel { source, .. } if source.status() == Some(403) => {
-                "the login needs `create` on `pods/portforward` (and `get` on clusters before 1.35)".into()
+                "the login needs `get` on `pods/portforward`, and from Kubernetes 1.35 on `create` as well".into()
             }
             Self::Tunnel { .. }
             | Self::Protocol(_)
@@ -392,6 +397,10 @@ impl Explain for ClusterError {
             | Self::Unlike { .. } => return None,
         })
     }
+}
+
+fn restore_command(workload: &WorkloadRef) -> String {
+    format!("tpdocker restore -n {} {}/{}", workload.namespace, workload.kind.slug(), workload.name)
 }
 
 /// `a`, `b` and 3 more.

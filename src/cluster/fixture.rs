@@ -12,7 +12,7 @@ use crate::settings::SwapTarget;
 use super::candidate::choose_container;
 use super::error::ClusterError;
 use super::ports;
-use super::stance::{Likeness, PodModel};
+use super::stance::{Likeness, ModelKind, PodModel};
 
 /// The `Deployment` controller's label on a `ReplicaSet`'s pods: what the set's name has behind its own.
 const POD_TEMPLATE_HASH: &str = "pod-template-hash";
@@ -50,6 +50,25 @@ impl FixtureKind {
             Self::Job => "Job",
             Self::CronJob => "CronJob",
             Self::Pod => "Pod",
+        }
+    }
+
+    /// The API group.
+    pub fn group(self) -> &'static str {
+        match self {
+            Self::DaemonSet => "apps",
+            Self::Job | Self::CronJob => "batch",
+            Self::Pod => "",
+        }
+    }
+
+    /// The resource, as RBAC names it.
+    pub fn resource(self) -> &'static str {
+        match self {
+            Self::DaemonSet => "daemonsets",
+            Self::Job => "jobs",
+            Self::CronJob => "cronjobs",
+            Self::Pod => "pods",
         }
     }
 
@@ -132,13 +151,14 @@ impl Fixture {
 
     /// What a session is that is like it.
     pub fn into_likeness(self, target: &SwapTarget, services: &[Service]) -> Result<Likeness, ClusterError> {
-        let of = self.slug();
+        let choice = format!("--like {}", self.slug());
         let services: Vec<&Service> =
             services.iter().filter(|service| ports::selects(service, &self.template)).collect();
-        let container = choose_container(&self.told(), &format!("--like {of}"), &self.template, target, &services)?;
+        let container = choose_container(&self.told(), &choice, &self.template, target, &services)?;
         let namespace = self.metadata.namespace.clone().unwrap_or_default();
         let name = self.name().to_owned();
-        Ok(Likeness { of, namespace, name, pod: PodModel::beside(self.template, container, Vec::new()) })
+        let pod = PodModel::beside(self.template, container, Vec::new());
+        Ok(Likeness { kind: ModelKind::Fixture(self.kind), namespace, name, pod })
     }
 
     /// The answer to whoever wants to swap it.

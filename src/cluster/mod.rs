@@ -10,11 +10,13 @@
 //! - [`stance`]: whether a session takes a workload's place, is like one, or is on its own, and the pod to be made after;
 //! - [`template`]: the proxy's Deployment, a pure function of the stance, with [`security`] and [`resources`];
 //! - [`quantity`]: numbers as Kubernetes writes them;
-//! - [`rights`]: what the session may do, asked before anything changes;
+//! - [`rights`]: what the session may do, asked before anything changes, and [`role`]: the same as a Role;
 //! - [`proxy`]: create it and wait, and [`failure`]: say early why it will not start;
 //! - [`mounts`]: what is mounted into the swapped container;
 //! - [`carrier`]: a byte pipe to the proxy, [`control`]: admission and requests on it, and [`files`]: the pod's files;
-//! - [`swap`]: record, scale, restore; [`presence`]: which pods still answer for the original;
+//! - [`swap`]: record, scale, restore; [`presence`]: which pods still answer for the original; [`holders`]: who holds
+//!   what, and [`loss`]: a session that holds it no more;
+//! - [`inspect`] and [`pod_security`]: what `tpdocker doctor` wants to know;
 //! - [`error`]: what can go wrong and its cure.
 
 pub mod candidate;
@@ -25,13 +27,18 @@ pub mod error;
 pub mod failure;
 pub mod files;
 pub mod fixture;
+pub mod holders;
+pub mod inspect;
+pub mod loss;
 pub mod mounts;
+pub mod pod_security;
 pub mod ports;
 pub mod presence;
 pub mod proxy;
 mod quantity;
 pub mod resources;
 pub mod rights;
+pub mod role;
 pub mod security;
 pub mod stance;
 pub mod swap;
@@ -44,10 +51,12 @@ pub use control::{ControlClient, admit};
 pub use error::ClusterError;
 pub use files::FilesFeed;
 pub use fixture::FixtureKind;
+pub use holders::{Holder, Holders, Orphan, Other, ProxyState, Scope};
+pub use loss::Loss;
 pub use mounts::{PodMount, Source};
 pub use proxy::{Proxy, ProxyPod};
 pub use rights::Purpose;
-pub use stance::{Likeness, PodModel, Stance};
+pub use stance::{Likeness, ModelKind, PodModel, Stance};
 pub use swap::Restored;
 pub use template::{Note, ProxySpec, control_port, proxy_deployment};
 pub use workload::{Kind, Workload, WorkloadRef};

@@ -5,6 +5,7 @@
 //! is missing, a login that expired) ends the wait.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use k8s_openapi::api::core::v1::{Endpoints, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::Api;
 use kube::ResourceExt as _;
+use kube::api::ListParams;
 use kube::runtime::watcher::{self, Event};
 use kube::runtime::{WatchStreamExt as _, watcher as watch};
 use serde::de::DeserializeOwned;
@@ -20,6 +22,7 @@ use tpdocker_protocol::contract::LABEL_SESSION;
 
 use super::connect::Cluster;
 use super::error::{Cause, ClusterError};
+use super::failure::is_ready;
 use super::workload::Workload;
 
 /// A pod leaves the endpoints as soon as its deletion begins; the rest is the controllers' queue.
@@ -100,15 +103,21 @@ impl Cluster {
         }
     }
 
+    /// Addresses of the original's pods that are ready.
+    pub async fn serving(&self, workload: &Workload) -> Result<Vec<IpAddr>, ClusterError> {
+        let params = ListParams::default().labels(&original_pods(workload));
+        let pods = self.ask("list pods", self.api::<Pod>().list(&params)).await?;
+        let serving = pods.iter().filter(|pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none());
+        Ok(serving.filter_map(|pod| pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()).collect())
+    }
+
     /// Waits until every pod of the original is being deleted; their names.
     async fn wait_leaving(
         &self,
         workload: &Workload,
         progress: &mut impl FnMut(String),
     ) -> Result<BTreeSet<String>, ClusterError> {
-        // The proxies carry the original's labels and their own.
-        let selector = format!("{},!{LABEL_SESSION}", selector_text(&workload.selector));
-        let mut pods = Watched::new(self.api::<Pod>(), watcher::Config::default().labels(&selector));
+        let mut pods = Watched::new(self.api::<Pod>(), watcher::Config::default().labels(&original_pods(workload)));
         let mut names = BTreeSet::new();
         loop {
             let pods = pods.changed().await.map_err(|cause| ClusterError::request("watch pods", cause))?;
@@ -138,6 +147,11 @@ impl Cluster {
             progress(format!("{left} of the original's endpoints still there"));
         }
     }
+}
+
+/// Selects the pods of the original: the proxies carry its labels and their own.
+fn original_pods(workload: &Workload) -> String {
+    format!("{},!{LABEL_SESSION}", selector_text(&workload.selector))
 }
 
 /// Names of the pods to which the Service sends.

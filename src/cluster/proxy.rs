@@ -253,7 +253,7 @@ impl ProxyPod {
     }
 }
 
-fn session_pods(session: &str) -> watcher::Config {
+pub(super) fn session_pods(session: &str) -> watcher::Config {
     watcher::Config::default().labels(&format!("{LABEL_SESSION}={session}"))
 }
 

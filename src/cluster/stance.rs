@@ -15,9 +15,14 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use tpdocker_protocol::addr::Port;
 use tpdocker_protocol::control::Incoming;
 
-use super::workload::{Stateful, Workload};
+use super::fixture::FixtureKind;
+use super::workload::{Kind, Stateful, Workload};
 use crate::settings::InitContainers;
 
+/// How [`Stance::told`] begins for a session that is like something.
+const LIKE: &str = "like ";
+/// [`Stance::told`] of a session on its own.
+const ONLY_OUTGOING: &str = "only outgoing";
 /// Name of the only container of a session on its own.
 const ALONE: &str = "outgoing";
 /// What the proxy of a session on its own asks for, and its limits: those that [`super::resources`] gives to any proxy,
@@ -63,14 +68,23 @@ pub enum WithheldClaim {
 /// A session beside something that runs pods.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Likeness {
-    /// What it is like, as `kind/name`.
-    pub of: String,
+    /// What it is like.
+    pub kind: ModelKind,
     /// Its namespace.
     pub namespace: String,
     /// Its name.
     pub name: String,
     /// The model that is made of it.
     pub pod: PodModel,
+}
+
+/// Kinds that a session can be like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelKind {
+    /// One that could be swapped as well.
+    Workload(Kind),
+    /// One that could not.
+    Fixture(FixtureKind),
 }
 
 /// How a session stands to the workloads of its namespace.
@@ -87,6 +101,49 @@ pub enum Stance {
         /// A plain pod.
         pod: PodModel,
     },
+}
+
+// === impl ModelKind ===
+
+impl From<Kind> for ModelKind {
+    fn from(kind: Kind) -> Self {
+        Self::Workload(kind)
+    }
+}
+
+impl ModelKind {
+    /// The API group.
+    pub fn group(self) -> &'static str {
+        match self {
+            Self::Workload(_) => "apps",
+            Self::Fixture(kind) => kind.group(),
+        }
+    }
+
+    /// The resource, as RBAC names it.
+    pub fn resource(self) -> &'static str {
+        match self {
+            Self::Workload(kind) => kind.resource(),
+            Self::Fixture(kind) => kind.resource(),
+        }
+    }
+
+    /// As kubectl and `--like` take it.
+    pub fn slug(self) -> &'static str {
+        match self {
+            Self::Workload(kind) => kind.slug(),
+            Self::Fixture(kind) => kind.slug(),
+        }
+    }
+}
+
+// === impl Likeness ===
+
+impl Likeness {
+    /// What it is like, as `--like` takes it: `kind/name`.
+    pub fn of(&self) -> String {
+        format!("{}/{}", self.kind.slug(), self.name)
+    }
 }
 
 // === impl Stance ===
@@ -144,8 +201,16 @@ impl Stance {
     pub fn told(&self) -> String {
         match self {
             Self::Swap(workload) => format!("{}/{}", workload.reference.kind.slug(), workload.reference.name),
-            Self::Like(likeness) => format!("like {}", likeness.of),
-            Self::Outgoing { .. } => "only outgoing".to_owned(),
+            Self::Like(likeness) => format!("{LIKE}{}", likeness.of()),
+            Self::Outgoing { .. } => ONLY_OUTGOING.to_owned(),
+        }
+    }
+
+    /// The workload that is swapped.
+    pub fn workload(&self) -> Option<&Workload> {
+        match self {
+            Self::Swap(workload) => Some(workload),
+            Self::Like(_) | Self::Outgoing { .. } => None,
         }
     }
 
@@ -157,6 +222,11 @@ impl Stance {
             Self::Outgoing { .. } => Incoming::Nobody,
         }
     }
+}
+
+/// Whether a stance that [`Stance::told`] has told is one that swaps nothing.
+pub fn swaps_nothing(told: &str) -> bool {
+    told.starts_with(LIKE) || told == ONLY_OUTGOING
 }
 
 // === impl PodModel ===

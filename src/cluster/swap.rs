@@ -17,6 +17,7 @@ use tpdocker_protocol::control::SwapRecord;
 
 use super::connect::Cluster;
 use super::error::ClusterError;
+use super::holders::{ProxyState, Scope};
 use super::presence::Watched;
 use super::workload::{Kind, Workload, WorkloadRef};
 
@@ -28,6 +29,15 @@ const READY_TIMEOUT: Duration = Duration::from_mins(3);
 const REST_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between its record and its proxy a session asks the API server a few questions; clocks differ by some more.
 const GHOST_AGE: Duration = Duration::from_mins(5);
+
+/// A workload's record, written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// As it is on the workload.
+    pub record: SwapRecord,
+    /// Whose it replaced.
+    pub from: Option<SwapRecord>,
+}
 
 /// What a restore did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,28 +68,51 @@ impl Cluster {
     /// Writes the record of a swap. `record.replicas` becomes what the workload has at that moment. Succeeds without a
     /// change when this session's record is there already.
     pub async fn record(&self, workload: &Workload, record: SwapRecord) -> Result<SwapRecord, ClusterError> {
+        Ok(self.claim(workload, record, None).await?.record)
+    }
+
+    /// As [`Self::record`], also over the record of the session `over`. Then a workload at 0 keeps the replicas that the
+    /// other recorded: they are the original's. A session that was quicker in taking over is not meant, so of many that
+    /// replace the same one, one wins.
+    pub async fn claim(
+        &self,
+        workload: &Workload,
+        record: SwapRecord,
+        over: Option<&str>,
+    ) -> Result<Claimed, ClusterError> {
         let reference = &workload.reference;
         for _ in 0..MAX_CONFLICTS {
             let now = self.moment(reference).await?;
             if now.uid != workload.uid {
                 return Err(changed(reference, "was replaced by another of the same name"));
             }
+            let mut claimed = Claimed { record: SwapRecord { replicas: now.replicas, ..record.clone() }, from: None };
             match now.record {
-                Some(Ok(found)) if found.session == record.session => return Ok(found),
-                Some(Ok(found)) if now.replicas == 0 || !self.is_ghost(&found).await? => {
-                    return Err(held(reference, found));
+                Some(Ok(found)) if found.session == record.session => {
+                    return Ok(Claimed { record: found, from: None });
                 }
-                Some(Ok(ghost)) => tracing::debug!(?ghost, "an old record came back with a rollback"),
+                Some(Ok(ghost)) if now.replicas != 0 && self.is_ghost(&ghost).await? => {
+                    tracing::debug!(?ghost, "an old record came back with a rollback");
+                }
+                Some(Ok(found)) if over == Some(&found.session) => {
+                    if now.replicas == 0 {
+                        claimed.record.replicas = found.replicas;
+                    }
+                    claimed.from = Some(found);
+                }
+                Some(Ok(found)) => {
+                    let proxy = self.proxy_state(&found).await?;
+                    return Err(held(reference, found, Some(proxy)));
+                }
                 // A record that cannot be read is somebody's all the same.
                 Some(Err(text)) => {
                     return Err(changed(reference, &format!("carries a swap record of another release: {text}")));
                 }
                 None => {}
             }
-            let written = SwapRecord { replicas: now.replicas, ..record.clone() };
-            let text = serde_json::to_string(&written).map_err(|bad| changed(reference, &bad.to_string()))?;
+            let text = serde_json::to_string(&claimed.record).map_err(|bad| changed(reference, &bad.to_string()))?;
             if self.annotate(reference, &now.resource_version, Some(text)).await? {
-                return Ok(written);
+                return Ok(claimed);
             }
         }
         Err(changed(reference, "changes all the time"))
@@ -88,11 +121,13 @@ impl Cluster {
     /// Whether a record on a workload that runs is a leftover: a Deployment's controller copies annotations to its
     /// `ReplicaSet`s and never removes them there, and `kubectl rollout undo` copies them back. A session's record comes
     /// before its proxy, so a young one without a proxy is no ghost.
-    async fn is_ghost(&self, record: &SwapRecord) -> Result<bool, ClusterError> {
+    pub(super) async fn is_ghost(&self, record: &SwapRecord) -> Result<bool, ClusterError> {
         let proxies = self.api::<Deployment>();
-        let proxy = self.ask("look for the other session's proxy", proxies.get_opt(&record.proxy)).await?;
+        // By a list, since a Role may know the right to get by the workload's name alone.
+        let by_name = ListParams::default().fields(&format!("metadata.name={}", record.proxy));
+        let found = self.ask("look for the other session's proxy", proxies.list_metadata(&by_name)).await?;
         let age = record.since.parse::<Timestamp>().map(|since| Timestamp::now().duration_since(since));
-        Ok(proxy.is_none() && age.is_ok_and(|age| age.as_secs() > GHOST_AGE.as_secs().cast_signed()))
+        Ok(found.items.is_empty() && age.is_ok_and(|age| age.as_secs() > GHOST_AGE.as_secs().cast_signed()))
     }
 
     /// Scales to `replicas` if the workload carries `session`'s record.
@@ -101,7 +136,7 @@ impl Cluster {
             let now = self.moment(reference).await?;
             match &now.record {
                 Some(Ok(found)) if found.session == session => {}
-                Some(Ok(found)) => return Err(held(reference, found.clone())),
+                Some(Ok(found)) => return Err(held(reference, found.clone(), None)),
                 _ => return Err(changed(reference, "lost its swap record")),
             }
             if now.replicas == replicas || self.set_scale(reference, &now.resource_version, replicas).await? {
@@ -122,20 +157,28 @@ impl Cluster {
 
     /// All swapped workloads of the namespace.
     pub async fn swaps(&self) -> Result<Vec<(WorkloadRef, SwapRecord)>, ClusterError> {
+        self.swaps_in(Scope::Namespace).await
+    }
+
+    /// All swapped workloads there.
+    pub(super) async fn swaps_in(&self, scope: Scope) -> Result<Vec<(WorkloadRef, SwapRecord)>, ClusterError> {
         let mut swaps = Vec::new();
         for kind in [Kind::Deployment, Kind::StatefulSet, Kind::ReplicaSet] {
-            let reference = |name: String| WorkloadRef { kind, namespace: self.namespace().to_owned(), name };
-            let api = self.any(&reference(String::new()));
+            let api = match scope {
+                Scope::Namespace => Api::namespaced_with(self.client.clone(), self.namespace(), &resource_of(kind)),
+                Scope::Everywhere => Api::<DynamicObject>::all_with(self.client.clone(), &resource_of(kind)),
+            };
             let list = match self.ask(format!("list {}", kind.resource()), api.list(&ListParams::default())).await {
-                // Whoever swapped a ReplicaSet may list them.
-                Err(error) if kind == Kind::ReplicaSet && error.status() == Some(403) => continue,
+                // A login that may not list a kind has a Role for another one, or for one workload by its name.
+                Err(error) if kind != Kind::Deployment && error.status() == Some(403) => continue,
                 listed => listed?,
             };
             for object in list {
                 // A Deployment's controller copies its annotations to its ReplicaSets.
                 let controlled = object.owner_references().iter().any(|owner| owner.controller == Some(true));
                 if let (false, Some(Ok(record))) = (controlled, Moment::of(&object).record) {
-                    swaps.push((reference(object.name_any()), record));
+                    let namespace = object.namespace().unwrap_or_default();
+                    swaps.push((WorkloadRef { kind, namespace, name: object.name_any() }, record));
                 }
             }
         }
@@ -143,11 +186,13 @@ impl Cluster {
     }
 
     /// Puts everything back from what the cluster remembers: replicas, then the proxy's end, then the record's. With
-    /// `session`, another session's swap is left alone. Goes on past a failed step and reports all that is left.
-    pub async fn restore(
+    /// `session`, another session's swap is left alone. `serving` is awaited each time that more of the original's pods are
+    /// ready, before the proxy goes. Goes on past a failed step and reports all that is left.
+    pub async fn restore<S: Future<Output = ()>>(
         &self,
         reference: &WorkloadRef,
         session: Option<&str>,
+        serving: impl FnMut() -> S,
         mut progress: impl FnMut(String),
     ) -> Result<Restored, ClusterError> {
         let now = match self.moment(reference).await {
@@ -172,7 +217,7 @@ impl Cluster {
             }
         }
         if left.is_empty() {
-            match self.wait_back(reference, &mut progress).await {
+            match self.wait_back(reference, serving, &mut progress).await {
                 Ok(ready) => back.ready = ready,
                 Err(error) => left.push(text_of(&error)),
             }
@@ -209,7 +254,12 @@ impl Cluster {
     }
 
     /// Waits until the original serves again: all its replicas, or one and then a little longer. How many are ready.
-    async fn wait_back(&self, reference: &WorkloadRef, progress: &mut impl FnMut(String)) -> Result<i32, ClusterError> {
+    async fn wait_back<S: Future<Output = ()>>(
+        &self,
+        reference: &WorkloadRef,
+        mut serving: impl FnMut() -> S,
+        progress: &mut impl FnMut(String),
+    ) -> Result<i32, ClusterError> {
         let by_name = format!("metadata.name={}", reference.name);
         let mut watched = Watched::new(self.any(reference), watcher::Config::default().fields(&by_name));
         let mut deadline = tokio::time::Instant::now() + READY_TIMEOUT;
@@ -230,6 +280,9 @@ impl Cluster {
             if !now.settled {
                 continue;
             }
+            if now.ready > ready {
+                serving().await;
+            }
             if now.ready >= now.replicas {
                 return Ok(now.ready);
             }
@@ -241,13 +294,8 @@ impl Cluster {
         }
     }
 
-    fn any(&self, reference: &WorkloadRef) -> Api<DynamicObject> {
-        let resource = match reference.kind {
-            Kind::Deployment => ApiResource::erase::<Deployment>(&()),
-            Kind::StatefulSet => ApiResource::erase::<StatefulSet>(&()),
-            Kind::ReplicaSet => ApiResource::erase::<ReplicaSet>(&()),
-        };
-        Api::namespaced_with(self.client.clone(), &reference.namespace, &resource)
+    pub(super) fn any(&self, reference: &WorkloadRef) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), &reference.namespace, &resource_of(reference.kind))
     }
 
     async fn moment(&self, reference: &WorkloadRef) -> Result<Moment, ClusterError> {
@@ -296,6 +344,12 @@ impl Cluster {
     }
 }
 
+/// The record that an object carries, or what is wrong with it.
+pub(super) fn record_of(object: &DynamicObject) -> Option<Result<SwapRecord, String>> {
+    let text = object.annotations().get(ANNOTATION_SWAP)?;
+    Some(serde_json::from_str(text).map_err(|error| error.to_string()))
+}
+
 /// The time for [`SwapRecord::since`].
 pub fn since_now() -> String {
     Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
@@ -307,7 +361,6 @@ impl Moment {
     fn of(object: &DynamicObject) -> Self {
         let number = |path: &str| object.data.pointer(path).and_then(serde_json::Value::as_i64);
         let count = |path: &str| number(path).and_then(|count| i32::try_from(count).ok());
-        let record = object.annotations().get(ANNOTATION_SWAP);
         Self {
             uid: object.uid().unwrap_or_default(),
             resource_version: object.resource_version().unwrap_or_default(),
@@ -315,8 +368,16 @@ impl Moment {
             replicas: count("/spec/replicas").unwrap_or(1),
             ready: count("/status/readyReplicas").unwrap_or(0),
             settled: number("/status/observedGeneration") >= object.metadata.generation,
-            record: record.map(|text| serde_json::from_str(text).map_err(|error| error.to_string())),
+            record: record_of(object),
         }
+    }
+}
+
+fn resource_of(kind: Kind) -> ApiResource {
+    match kind {
+        Kind::Deployment => ApiResource::erase::<Deployment>(&()),
+        Kind::StatefulSet => ApiResource::erase::<StatefulSet>(&()),
+        Kind::ReplicaSet => ApiResource::erase::<ReplicaSet>(&()),
     }
 }
 
@@ -328,9 +389,9 @@ fn unless_conflict<T>(outcome: Result<T, ClusterError>) -> Result<bool, ClusterE
     }
 }
 
-fn held(reference: &WorkloadRef, found: SwapRecord) -> ClusterError {
+fn held(reference: &WorkloadRef, found: SwapRecord, proxy: Option<ProxyState>) -> ClusterError {
     let SwapRecord { session, owner, since, .. } = found;
-    ClusterError::Held { workload: Box::new(reference.clone()), owner, since, session }
+    ClusterError::Held { workload: Box::new(reference.clone()), owner, since, session, proxy }
 }
 
 fn changed(reference: &WorkloadRef, what: &str) -> ClusterError {

@@ -17,11 +17,12 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use tpdocker_protocol::addr::Port;
 use tpdocker_protocol::contract::{
-    ANNOTATION_OWNER, ANNOTATION_SINCE, ANNOTATION_STANCE, LABEL_ROLE, LABEL_SESSION, PROXY_PATH, ROLE_PROXY,
+    ANNOTATION_OWNER, ANNOTATION_SINCE, ANNOTATION_STANCE, LABEL_ROLE, LABEL_SESSION, PROXY_DRAINS_WITHIN, PROXY_PATH,
+    ROLE_PROXY,
 };
 
 use super::error::ClusterError;
-use super::stance::{Likeness, PodModel, Stance, Withheld};
+use super::stance::{PodModel, Stance, Withheld};
 use super::{mounts, resources, security};
 
 /// A pod's name is its Deployment's with `-` + 10 + `-` + 5 characters, and becomes a host name of at most 63.
@@ -31,6 +32,10 @@ const SHORT_SESSION: usize = 8;
 /// The first port tried for the proxy's own listener: below the ephemeral range (32768 and up), above what services
 /// like to use.
 const CONTROL_PORT_BASE: u16 = 17_170;
+/// The API server's default for `terminationGracePeriodSeconds`.
+const DEFAULT_GRACE: i64 = 30;
+/// What a drain takes, and some.
+const DRAIN_GRACE: i64 = PROXY_DRAINS_WITHIN.as_secs().cast_signed() + 2;
 /// The `ReplicaSet` controller's label; it sets its own on the proxy's pods.
 const POD_TEMPLATE_HASH: &str = "pod-template-hash";
 /// The `StatefulSet` controller's label on each pod, by which Services for one pod select.
@@ -153,7 +158,7 @@ pub fn proxy_deployment(stance: &Stance, proxy: &ProxySpec) -> Result<(Deploymen
     .map(|(key, value)| (key.to_owned(), value))
     .into();
     let mut notes = match stance {
-        Stance::Like(likeness) => vec![Note::NoLabels(likeness.of.clone())],
+        Stance::Like(likeness) => vec![Note::NoLabels(likeness.of())],
         Stance::Swap(_) | Stance::Outgoing { .. } => Vec::new(),
     };
     if !model.skipped.is_empty() {
@@ -200,7 +205,7 @@ fn refuse(stance: &Stance, pod: &PodSpec) -> Result<(), ClusterError> {
         Stance::Swap(workload) => {
             ClusterError::NotSwappable { what: workload.reference.to_string(), why: why.into(), cure: None }
         }
-        Stance::Like(Likeness { of, .. }) => ClusterError::Unlike { what: of.clone(), why: why.into() },
+        Stance::Like(likeness) => ClusterError::Unlike { what: likeness.of(), why: why.into() },
         Stance::Outgoing { .. } => ClusterError::Unlike { what: stance.told(), why: why.into() },
     })
 }
@@ -249,6 +254,9 @@ fn pod_spec(mut pod: PodSpec, model: &PodModel, proxy: &ProxySpec, notes: &mut V
         });
         notes.push(Note::EmptyClaim(name.clone()));
     }
+    // Callers are passed on to the original until every node knows that the proxy is gone.
+    let grace = pod.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE).max(DRAIN_GRACE);
+    pod.termination_grace_period_seconds = Some(grace);
     pod.restart_policy = Some("Always".into());
     pod.ephemeral_containers = None;
     pod

@@ -83,6 +83,9 @@ pub struct Stateful {
 // === impl Kind ===
 
 impl Kind {
+    /// Every kind, in the order in which a plain name is looked for.
+    pub const ALL: [Self; 3] = [Self::Deployment, Self::StatefulSet, Self::ReplicaSet];
+
     /// As in a manifest.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -141,16 +144,7 @@ impl Cluster {
     async fn meant(&self, target: &SwapTarget, services: &[Service]) -> Result<Meant, ClusterError> {
         let name = &target.name;
         match target.kind {
-            None => match self.by_name(name, &ANY).await? {
-                Some(found) => Ok(Meant::Workload(found)),
-                None => match services.iter().find(|service| &service.name_any() == name) {
-                    Some(service) => self.behind_service(service).await,
-                    None => match self.any_fixture(name).await? {
-                        Some(found) => Ok(Meant::Fixture(found)),
-                        None => Err(self.not_found("workload or Service", name).await),
-                    },
-                },
-            },
+            None => self.by_any_name(name, services).await,
             Some(TargetKind::Service) => match services.iter().find(|service| &service.name_any() == name) {
                 Some(service) => self.behind_service(service).await,
                 None => Err(self.not_found("Service", name).await),
@@ -165,26 +159,42 @@ impl Cluster {
         }
     }
 
+    /// A Role may name one kind of workload alone, so what may not be seen is first taken for not there.
+    async fn by_any_name(&self, name: &str, services: &[Service]) -> Result<Meant, ClusterError> {
+        let mut unseen = None;
+        for kind in Kind::ALL {
+            match self.by_name(name, kind).await {
+                Ok(Some(found)) => return Ok(Meant::Workload(found)),
+                Ok(None) => {}
+                // Few have any ReplicaSet of their own, so few logins may see them.
+                Err(error) if error.status() == Some(403) && kind == Kind::ReplicaSet => {}
+                Err(error) if error.status() == Some(403) => unseen = unseen.or(Some(error)),
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(service) = services.iter().find(|service| service.name_any() == name) {
+            return self.behind_service(service).await;
+        }
+        match (self.any_fixture(name).await?, unseen) {
+            (Some(found), _) => Ok(Meant::Fixture(found)),
+            (None, Some(unseen)) => Err(unseen),
+            (None, None) => Err(self.not_found("workload or Service", name).await),
+        }
+    }
+
     async fn named(&self, name: &str, kind: Kind) -> Result<Meant, ClusterError> {
-        match self.by_name(name, &[kind]).await? {
+        match self.by_name(name, kind).await? {
             Some(found) => Ok(Meant::Workload(found)),
             None => Err(self.not_found(kind.as_str(), name).await),
         }
     }
 
-    async fn by_name(&self, name: &str, kinds: &[Kind]) -> Result<Option<Candidate>, ClusterError> {
-        for kind in kinds {
-            let found = match kind {
-                Kind::Deployment => self.get::<Deployment>(name).await?.map(Candidate::from),
-                Kind::StatefulSet => self.get::<StatefulSet>(name).await?.map(Candidate::from),
-                // Few have any of their own, so few logins may see them.
-                Kind::ReplicaSet => self.get_if_allowed::<ReplicaSet>(name).await?.map(Candidate::from),
-            };
-            if found.is_some() {
-                return Ok(found);
-            }
-        }
-        Ok(None)
+    async fn by_name(&self, name: &str, kind: Kind) -> Result<Option<Candidate>, ClusterError> {
+        Ok(match kind {
+            Kind::Deployment => self.get::<Deployment>(name).await?.map(Candidate::from),
+            Kind::StatefulSet => self.get::<StatefulSet>(name).await?.map(Candidate::from),
+            Kind::ReplicaSet => self.get::<ReplicaSet>(name).await?.map(Candidate::from),
+        })
     }
 
     async fn behind_service(&self, service: &Service) -> Result<Meant, ClusterError> {
@@ -196,12 +206,10 @@ impl Cluster {
         }
         let mut found = Vec::new();
         found.extend(self.list::<Deployment>().await?.into_iter().map(Candidate::from));
-        found.extend(self.list::<StatefulSet>().await?.into_iter().map(Candidate::from));
+        let (sets, unseen_sets) = self.list_if_allowed::<StatefulSet>().await?;
+        found.extend(sets.into_iter().map(Candidate::from));
         // A ReplicaSet of a Deployment has the same template; only one of its own counts.
-        let bare = match self.list::<ReplicaSet>().await {
-            Err(error) if error.status() == Some(403) => Vec::new(),
-            listed => listed?,
-        };
+        let (bare, unseen_bare) = self.list_if_allowed::<ReplicaSet>().await?;
         let bare = bare.into_iter().filter(|set| set.owner_references().is_empty());
         found.extend(bare.map(Candidate::from));
         found.retain(|found| found.is_behind(service));
@@ -209,14 +217,20 @@ impl Cluster {
             let candidates = found.iter().map(Candidate::slug).collect();
             return Err(ClusterError::Ambiguous { name: name.into(), candidates });
         }
-        if let Some(found) = found.pop() {
-            return Ok(Meant::Workload(found));
+        match found.pop() {
+            Some(found) => return Ok(Meant::Workload(found)),
+            None if unseen_sets => return Err(self.may_not_list(Kind::StatefulSet)),
+            None => {}
         }
         match self.fixture_behind(service).await? {
             Some(found) => Ok(Meant::Fixture(found.behind(name))),
             None => Err(ClusterError::NotSwappable {
                 what: format!("Service `{name}`"),
-                why: "its selector fits no Deployment, StatefulSet or ReplicaSet of the namespace".into(),
+                why: if unseen_bare {
+                    "its selector fits no Deployment or StatefulSet, and this login may not list ReplicaSets".into()
+                } else {
+                    "its selector fits no Deployment, StatefulSet or ReplicaSet of the namespace".into()
+                },
                 cure: Some(format!("kubectl -n {} describe service {name}", self.namespace())),
             }),
         }
@@ -295,17 +309,17 @@ impl Cluster {
         self.ask(format!("get {} `{name}`", K::kind(&())), self.api::<K>().get_opt(name)).await
     }
 
-    /// Like [`Self::get`]; a kind that the login may not see, or that this server does not have, has no such name.
-    async fn get_if_allowed<K: Object>(&self, name: &str) -> Result<Option<K>, ClusterError> {
-        match self.get(name).await {
-            Err(error) if matches!(error.status(), Some(403 | 404)) => Ok(None),
-            other => other,
-        }
-    }
-
     async fn list<K: Object>(&self) -> Result<Vec<K>, ClusterError> {
         let list = self.ask(format!("list {}", K::plural(&())), self.api::<K>().list(&ListParams::default())).await?;
         Ok(list.items)
+    }
+
+    /// Like [`Self::list`]; nothing, and that it is unseen, when the login may not.
+    async fn list_if_allowed<K: Object>(&self) -> Result<(Vec<K>, bool), ClusterError> {
+        match self.list().await {
+            Err(error) if error.status() == Some(403) => Ok((Vec::new(), true)),
+            listed => Ok((listed?, false)),
+        }
     }
 
     /// Names for suggestions; none where the login may not list.
@@ -336,8 +350,6 @@ pub(super) fn near_names<'a>(wanted: &str, known: impl Iterator<Item = &'a str>)
 }
 
 // === private ===
-
-const ANY: [Kind; 3] = [Kind::Deployment, Kind::StatefulSet, Kind::ReplicaSet];
 
 /// What a name means.
 enum Meant {

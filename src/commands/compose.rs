@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io;
 use std::process::ExitStatus;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures_util::future::{join_all, try_join_all};
 use nix::sys::signal::{Signal, kill};
@@ -22,40 +22,22 @@ use crate::compose::client::{Compose, ComposeError};
 use crate::compose::extension::SwapService;
 use crate::compose::project::Project;
 use crate::docker::{Engine, EngineError};
-use crate::error::{Bug, Code, Error, Explain};
+use crate::error::{Bug, Error};
 use crate::event::Reporter;
 use crate::image;
 use crate::output::{Console, TerminalMode};
 use crate::session::files::{self, PodFiles};
 use crate::session::identity::Identity;
-use crate::session::rundir::{self, SessionRecord};
+use crate::session::rundir::{self, Known};
 use crate::session::signals::Signals;
-use crate::session::{Attached, Session, environment, find, proxy_of};
+use crate::session::{Attached, Session, ending, environment, find, proxy_of};
 use crate::settings::{
     AppSpec, ClusterSettings, ComposeAction, ComposeSettings, Hold, InitContainers, Intent, NetSpec, VolumeChoice,
 };
 
-/// How long `down` waits for a session in another terminal: a restore waits for the original's pods.
-const SESSION_ENDS_WITHIN: Duration = Duration::from_mins(4);
 /// How long Compose may take from the end of a sidecar to its own, when it was Compose that stopped it: the time that
 /// other containers have to stop, and some.
 const COMPOSE_ENDS_WITHIN: Duration = Duration::from_secs(15);
-/// Between two looks whether it has ended.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
-
-/// A session in another terminal does not end.
-#[derive(Debug, thiserror::Error)]
-#[error("session {session} (process {pid}) was asked to end and does not")]
-struct StillThere {
-    session: String,
-    pid: u32,
-}
-
-impl Explain for StillThere {
-    fn code(&self) -> Code {
-        Code::Restore
-    }
-}
 
 /// Carries out `tpdocker compose …`.
 pub async fn compose(settings: ComposeSettings, console: &Console) -> Result<u8, Error> {
@@ -131,6 +113,7 @@ async fn prepare(
             reporter.notice(note.to_string());
         }
         let session = Session::new(identity, found, deployment, Some(name.to_owned()), reporter.clone())?;
+        let session = session.taking_over(settings.take_over);
         members.push(Member { service, session, hold, net, pod_volumes });
     }
     Ok((engine, members))
@@ -147,8 +130,14 @@ async fn attend(
 ) -> Result<u8, Error> {
     let attached = tokio::select! {
         attached = try_join_all(members.iter().map(|member| async {
-            let proxy = member.session.begin().await?;
-            member.session.attach(proxy).await
+            let up = async {
+                let proxy = member.session.begin().await?;
+                member.session.attach(proxy).await
+            };
+            tokio::select! {
+                up = up => up,
+                lost = member.session.lost() => Err(lost.into()),
+            }
         })) => attached?,
         received = signals.end() => return Ok(received.exit_code()),
     };
@@ -191,7 +180,13 @@ async fn attend(
                     End::Failed(error) => error,
                 });
             }
-            received = signals.next() => send(&child, received.name()),
+            received = signals.next() => {
+                if received.ends() {
+                    // Compose stops the sidecars with the rest.
+                    join_all(members.iter().zip(&attached).map(|(member, attached)| member.session.hand_over(attached))).await;
+                }
+                send(&child, received.name());
+            }
         }
     }
 }
@@ -217,6 +212,7 @@ async fn keep_swapped(engine: &Engine, members: &[Member], attached: &[Attached]
         tokio::select! {
             ended = swapped => ended,
             gone = link.sidecar_ended() => Err(End::SidecarGone(gone)),
+            lost = session.lost() => Err(End::Failed(lost.into())),
         }
     });
     match try_join_all(each).await {
@@ -252,26 +248,12 @@ async fn stop(child: &mut Child) -> Result<(), Error> {
 
 /// Ends the sessions of the project, wherever they run on this machine, and then the project.
 async fn down(compose: &Compose<'_>, project: &str, reporter: &Reporter) -> Result<u8, Error> {
-    let sessions = rundir::sessions()?.into_iter().filter(|record| record.compose_project.as_deref() == Some(project));
-    let ended = join_all(sessions.map(|record| end(record, reporter))).await;
+    let ours = |known: &Known| known.alive && known.record.compose_project.as_deref() == Some(project);
+    let sessions = rundir::sessions()?.into_iter().filter(ours);
+    let ended = join_all(sessions.map(|known| ending::end(known.record, reporter))).await;
     compose.down().await?;
     for outcome in ended {
         outcome?;
     }
     Ok(0)
-}
-
-async fn end(record: SessionRecord, reporter: &Reporter) -> Result<(), Error> {
-    let step = reporter.step("session");
-    let asked = Instant::now();
-    record.ask_to_end()?;
-    step.progress(format!("waiting for process {} to put {} back", record.pid, record.workload));
-    while record.is_alive()? {
-        if asked.elapsed() > SESSION_ENDS_WITHIN {
-            return Err(StillThere { session: record.session, pid: record.pid }.into());
-        }
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
-    step.done(format!("{} has ended, {} is back", record.session, record.workload));
-    Ok(())
 }

@@ -5,6 +5,7 @@
 //!   └── an error or a signal, wherever it comes: straight to undo ────────────────────────────────────────┘
 //! ```
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use super::undo;
@@ -18,6 +19,7 @@ use crate::session::files::{self, PodFiles, Renewal};
 use crate::session::identity::Identity;
 use crate::session::link::Link;
 use crate::session::signals::{Received, Signals};
+use crate::session::takeover::Lost;
 use crate::session::{Attached, Session, environment, find, proxy_of};
 use crate::settings::{OutputFormat, RunSettings};
 
@@ -101,7 +103,7 @@ async fn prepare(settings: &RunSettings, output: OutputFormat, reporter: &Report
     for note in notes {
         reporter.notice(note.to_string());
     }
-    let session = Session::new(identity, found, deployment, None, reporter.clone())?;
+    let session = Session::new(identity, found, deployment, None, reporter.clone())?.taking_over(settings.take_over);
     Ok(Some(Prepared { engine, session, stdio }))
 }
 
@@ -130,11 +132,16 @@ struct Up {
 
 impl Work<'_> {
     async fn carry_out(&self, stdio: Stdio, signals: &mut Signals) -> Result<Ended, Error> {
-        let up = tokio::select! {
+        let mut lost = std::pin::pin!(self.session.lost());
+        let mut up = tokio::select! {
             up = self.bring_up(stdio) => up,
+            lost = &mut lost => Err(lost.into()),
             received = signals.end() => return Ok(Ended { code: received.exit_code(), ran: false }),
         }?;
-        Ok(Ended { code: self.attend(up, signals).await?, ran: true })
+        let code = self.attend(&mut up, lost, signals).await;
+        // As long as there is a tunnel: who waits at its end for the app is taken along.
+        self.session.hand_over(&up.attached).await;
+        Ok(Ended { code: code?, ran: true })
     }
 
     async fn bring_up(&self, stdio: Stdio) -> Result<Up, Error> {
@@ -200,10 +207,15 @@ impl Work<'_> {
     }
 
     /// From the app's start to its end: one loop puts the app, the swap and the signals in order.
-    async fn attend(&self, up: Up, signals: &mut Signals) -> Result<u8, Error> {
-        let Up { attached, app, mut running, link, _renewal } = up;
+    async fn attend(
+        &self,
+        up: &mut Up,
+        mut lost: Pin<&mut impl Future<Output = Lost>>,
+        signals: &mut Signals,
+    ) -> Result<u8, Error> {
+        let Up { attached, app, running, link, .. } = up;
         let mut sidecar_ended = std::pin::pin!(link.sidecar_ended());
-        let mut swap = std::pin::pin!(self.session.swap(&attached));
+        let mut swap = std::pin::pin!(self.session.swap(attached));
         let mut swapped = false;
         let mut reader_gone = std::pin::pin!(running.reader_gone());
         let mut reading = true;
@@ -214,13 +226,14 @@ impl Work<'_> {
                 outcome = &mut swap, if !swapped => match outcome {
                     Ok(()) => swapped = true,
                     Err(error) => {
-                        // What follows removes the container in any case; what matters is why.
-                        if let Err(unstopped) = app.stop(STOP_GRACE).await {
-                            tracing::warn!(error = %unstopped, "the app was not asked to end");
-                        }
+                        stop(app).await;
                         return Err(error);
                     }
                 },
+                lost = &mut lost => {
+                    stop(app).await;
+                    return Err(lost.into());
+                }
                 lost = &mut sidecar_ended => {
                     app.stop(STOP_GRACE).await?;
                     return Err(lost.into());
@@ -250,6 +263,13 @@ impl Work<'_> {
             self.console.reporter().warn("the app was killed for want of memory");
         }
         exit.code
+    }
+}
+
+/// Asks the app to end. What follows removes the container in any case; what matters is why.
+async fn stop(app: &App) {
+    if let Err(unstopped) = app.stop(STOP_GRACE).await {
+        tracing::warn!(error = %unstopped, "the app was not asked to end");
     }
 }
 

@@ -3,12 +3,13 @@
 
 use std::fmt;
 
-use crate::cluster::{ClusterError, Stance, Workload};
+use crate::cluster::ClusterError;
 use crate::docker::{Engine, EngineError};
 use crate::error::{Code, Error, Explain};
 use crate::event::Reporter;
 use crate::output::Console;
 use crate::session::Session;
+use crate::session::rundir::SessionRecord;
 use crate::session::signals::Signals;
 
 /// What could not be undone.
@@ -41,39 +42,57 @@ pub enum Failure {
     Impatient {
         /// What is left.
         left: Left,
-        /// How to finish it.
-        command: String,
     },
 }
 
 /// What a session that did not end well leaves in the cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Left {
-    /// A workload that was swapped.
-    Swapped,
+    /// A workload that was swapped: `kind/name`.
+    Swapped {
+        /// Its namespace.
+        namespace: String,
+        /// The workload, as `kind/name`.
+        workload: String,
+    },
     /// A proxy, and nothing else: no workload was touched.
-    Proxy,
+    Proxy {
+        /// The session's id.
+        session: String,
+    },
 }
 
 impl Left {
-    fn of(stance: &Stance) -> Self {
-        match stance {
-            Stance::Swap(_) => Self::Swapped,
-            Stance::Like(_) | Stance::Outgoing { .. } => Self::Proxy,
+    /// What the session of this record may leave.
+    pub fn of(record: &SessionRecord) -> Self {
+        if record.swaps() {
+            Self::Swapped { namespace: record.namespace.clone(), workload: record.workload.clone() }
+        } else {
+            Self::Proxy { session: record.session.clone() }
         }
     }
 
-    fn unfinished(self) -> &'static str {
+    /// The command that does the rest.
+    fn cure(&self) -> String {
         match self {
-            Self::Swapped => "the original was told to come back and was not waited for; the proxy is still there",
-            Self::Proxy => "the proxy's deletion was not waited for",
+            Self::Swapped { namespace, workload } => format!("tpdocker restore -n {namespace} {workload}"),
+            Self::Proxy { session } => format!("tpdocker stop {session}"),
         }
     }
 
-    fn warning(self) -> &'static str {
+    fn unfinished(&self) -> &'static str {
         match self {
-            Self::Swapped => "the original is being put back; once more, and it is left half done",
-            Self::Proxy => "the proxy is being deleted; once more, and it is not waited for",
+            Self::Swapped { .. } => {
+                "the original was told to come back and was not waited for; the proxy is still there"
+            }
+            Self::Proxy { .. } => "the proxy's deletion was not waited for",
+        }
+    }
+
+    fn warning(&self) -> &'static str {
+        match self {
+            Self::Swapped { .. } => "the original is being put back; once more, and it is left half done",
+            Self::Proxy { .. } => "the proxy is being deleted; once more, and it is not waited for",
         }
     }
 }
@@ -81,8 +100,8 @@ impl Left {
 impl fmt::Display for Left {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Swapped => "the original is not back",
-            Self::Proxy => "the proxy is still in the cluster",
+            Self::Swapped { .. } => "the original is not back",
+            Self::Proxy { .. } => "the proxy is still in the cluster",
         })
     }
 }
@@ -98,8 +117,10 @@ impl Explain for Failure {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Engine(error) => error.hint(),
+            Self::Cluster { left: left @ Left::Proxy { .. }, .. }
+            | Self::Both { left: left @ Left::Proxy { .. }, .. } => Some(left.cure()),
             Self::Cluster { source: error, .. } | Self::Both { cluster: error, .. } => error.hint(),
-            Self::Impatient { command, .. } => Some(command.clone()),
+            Self::Impatient { left } => Some(left.cure()),
         }
     }
 }
@@ -128,21 +149,24 @@ pub async fn containers_and_swap(
     let id = session.identity.id.as_str();
     let containers =
         async { if keep_app { engine.remove_sidecar_of(id).await } else { engine.remove_all_of(id).await } };
-    let both = async { tokio::join!(containers, session.end()) };
+    let both = async { tokio::join!(containers, session.finish()) };
     tokio::pin!(both);
-    let left = Left::of(session.stance());
+    let left = Left::of(&session.record);
     let mut warned = false;
     loop {
         tokio::select! {
-            (containers, cluster) = &mut both => return match (containers, cluster) {
-                (Ok(_), Ok(())) => Ok(()),
-                (Err(engine), Ok(())) => Err(Failure::Engine(engine)),
-                (Ok(_), Err(source)) => Err(Failure::Cluster { left, source }),
-                (Err(engine), Err(cluster)) => Err(Failure::Both { left, engine, cluster }),
-            },
+            (containers, cluster) = &mut both => {
+                let failure = match (containers, cluster) {
+                    (Ok(_), Ok(_)) => return Ok(()),
+                    (Err(engine), Ok(_)) => return Err(Failure::Engine(engine)),
+                    (Ok(_), Err(source)) => Failure::Cluster { left, source },
+                    (Err(engine), Err(cluster)) => Failure::Both { left, engine, cluster },
+                };
+                return Err(kept(session, failure));
+            }
             _ = signals.end() => {
                 if warned {
-                    return Err(Failure::Impatient { left, command: finishing(session) });
+                    return Err(kept(session, Failure::Impatient { left }));
                 }
                 warned = true;
                 reporter.warn(left.warning());
@@ -151,16 +175,12 @@ pub async fn containers_and_swap(
     }
 }
 
-/// The command that does the rest.
-fn finishing(session: &Session) -> String {
-    match session.stance() {
-        Stance::Swap(Workload { reference, .. }) => {
-            format!("tpdocker restore -n {} {}/{}", reference.namespace, reference.kind.slug(), reference.name)
-        }
-        stance @ (Stance::Like(_) | Stance::Outgoing { .. }) => {
-            format!("kubectl -n {} delete deployment {}", stance.namespace(), session.proxy_name())
-        }
+/// What a session that swaps nothing leaves in the cluster is found by its record alone.
+fn kept(session: &Session, failure: Failure) -> Failure {
+    if !session.record.swaps() {
+        session.run_dir.keep();
     }
+    failure
 }
 
 #[cfg(test)]

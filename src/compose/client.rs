@@ -96,6 +96,25 @@ pub struct Compose<'a> {
     plugin: PathBuf,
 }
 
+/// Where the Compose plugin of Docker's client is, without a question to the engine.
+pub async fn plugin() -> Result<PathBuf, ComposeError> {
+    let asked = Command::new("docker")
+        .args(["info", "--format", "{{json .ClientInfo.Plugins}}"])
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .map_err(|source| ComposeError::Missing { program: "docker".into(), source })?;
+    // Without an engine it complains, and answers nevertheless.
+    let plugins: Option<Vec<Plugin>> = serde_json::from_slice(&asked.stdout)
+        .map_err(|_| ComposeError::Unknown { said: String::from_utf8_lossy(&asked.stderr).into_owned() })?;
+    let found = plugins.into_iter().flatten().find(|plugin| plugin.name == "compose");
+    match found {
+        Some(Plugin { path, err: None, .. }) => Ok(path),
+        Some(Plugin { err, .. }) => Err(ComposeError::NoPlugin { why: err.map(|why| why.to_string()) }),
+        None => Err(ComposeError::NoPlugin { why: None }),
+    }
+}
+
 impl<'a> Compose<'a> {
     /// For these settings, with the plugin that `docker compose` would run.
     ///
@@ -103,21 +122,7 @@ impl<'a> Compose<'a> {
     ///
     /// Without Docker's client, and without the plugin.
     pub async fn find(settings: &'a ComposeSettings) -> Result<Self, ComposeError> {
-        let asked = Command::new("docker")
-            .args(["info", "--format", "{{json .ClientInfo.Plugins}}"])
-            .stdin(Stdio::null())
-            .output()
-            .await
-            .map_err(|source| ComposeError::Missing { program: "docker".into(), source })?;
-        // Without an engine it complains, and answers nevertheless.
-        let plugins: Option<Vec<Plugin>> = serde_json::from_slice(&asked.stdout)
-            .map_err(|_| ComposeError::Unknown { said: String::from_utf8_lossy(&asked.stderr).into_owned() })?;
-        let found = plugins.into_iter().flatten().find(|plugin| plugin.name == "compose");
-        match found {
-            Some(Plugin { path, err: None, .. }) => Ok(Self { settings, plugin: path }),
-            Some(Plugin { err, .. }) => Err(ComposeError::NoPlugin { why: err.map(|why| why.to_string()) }),
-            None => Err(ComposeError::NoPlugin { why: None }),
-        }
+        Ok(Self { settings, plugin: plugin().await? })
     }
 
     /// The plugin as a program of its own, which it takes itself for unless this variable of Docker's client is set.

@@ -1,10 +1,11 @@
 //! What is left of a session in the engine, removed by its label: safe to repeat, and never stopped by one failure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
 
-use bollard::models::ContainerSummary;
+use bollard::models::{ContainerSummary, ContainerSummaryStateEnum};
 use bollard::query_parameters::{ListContainersOptions, RemoveContainerOptions};
-use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, ROLE_SIDECAR};
+use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, ROLE_SIDECAR, SIDECAR_RUN_DIR};
 
 use super::engine::Engine;
 use super::error::{EngineError, is_missing, refusal};
@@ -12,7 +13,41 @@ use super::error::{EngineError, is_missing, refusal};
 /// The engine's answer to a removal that another caller began.
 const CONFLICT: u16 = 409;
 
+/// What the engine has of one session.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct InEngine {
+    /// Names of its containers, without an app's that has ended: `docker run` without `--rm` keeps it.
+    pub containers: Vec<String>,
+    /// Names of its volumes.
+    pub volumes: Vec<String>,
+    /// The directory of this machine that its sidecar has mounted.
+    pub run_dir: Option<PathBuf>,
+}
+
 impl Engine {
+    /// All that the engine has of sessions, by the session's id.
+    pub async fn all_sessions(&self) -> Result<BTreeMap<String, InEngine>, EngineError> {
+        let mut found: BTreeMap<String, InEngine> = BTreeMap::new();
+        for (session, volume) in self.volumes_of_sessions().await? {
+            found.entry(session).or_default().volumes.push(volume);
+        }
+        for container in self.labelled(LABEL_SESSION.to_owned()).await? {
+            let mut labels = container.labels.unwrap_or_default();
+            let Some(session) = labels.remove(LABEL_SESSION) else { continue };
+            let is_sidecar = labels.get(LABEL_ROLE).is_some_and(|role| role == ROLE_SIDECAR);
+            if !is_sidecar && container.state != Some(ContainerSummaryStateEnum::RUNNING) {
+                continue;
+            }
+            let name = container.names.unwrap_or_default().into_iter().next().unwrap_or_default();
+            let entry = found.entry(session).or_default();
+            entry.containers.push(name.trim_start_matches('/').to_owned());
+            let mounts = container.mounts.unwrap_or_default();
+            let run_dir = mounts.into_iter().find(|mount| mount.destination.as_deref() == Some(SIDECAR_RUN_DIR));
+            entry.run_dir = entry.run_dir.take().or_else(|| run_dir?.source.map(PathBuf::from));
+        }
+        Ok(found)
+    }
+
     /// Removes every container of `session`, running or not, the sidecar last, and its volumes; gives the number of the
     /// containers.
     pub async fn remove_all_of(&self, session: &str) -> Result<usize, EngineError> {
@@ -24,15 +59,16 @@ impl Engine {
         self.remove_labelled(session, |role| role == ROLE_SIDECAR).await
     }
 
-    async fn labelled(&self, session: &str) -> Result<Vec<ContainerSummary>, EngineError> {
-        let filters = HashMap::from([("label".to_owned(), vec![format!("{LABEL_SESSION}={session}")])]);
+    /// The containers with a label, running or not.
+    async fn labelled(&self, label: String) -> Result<Vec<ContainerSummary>, EngineError> {
+        let filters = HashMap::from([("label".to_owned(), vec![label])]);
         let options = ListContainersOptions { all: true, filters: Some(filters), ..Default::default() };
         let listed = self.api.list_containers(Some(options)).await;
         listed.map_err(|error| EngineError::lost("listing the session's containers", error))
     }
 
     async fn remove_labelled(&self, session: &str, chosen: impl Fn(&str) -> bool) -> Result<usize, EngineError> {
-        let found = self.labelled(session).await?;
+        let found = self.labelled(format!("{LABEL_SESSION}={session}")).await?;
         let mut containers: Vec<_> = found
             .into_iter()
             .filter_map(|container| {

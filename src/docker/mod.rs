@@ -13,7 +13,7 @@
 //! - `streams`: its stdin, stdout and stderr (`stdio` is our end, `hijack` the connection, `frames` the format on it,
 //!   `terminal` what a TTY needs);
 //! - `volumes`: where the pod's files are kept;
-//! - `cleanup`: what is left of a session;
+//! - `cleanup`: what is left of a session, `inventory`: what there is of all of them;
 //! - `error`: what an engine refuses, and the cure (`holder` looks for who has what is taken).
 
 mod app;
@@ -28,6 +28,7 @@ mod frames;
 mod hijack;
 mod holder;
 mod images;
+mod inventory;
 mod neighbours;
 mod sidecar;
 mod stdio;
@@ -39,6 +40,7 @@ pub use app::{App, Exit, Running};
 pub use engine::Engine;
 pub use error::EngineError;
 pub use images::ImageFacts;
+pub use inventory::SessionContainer;
 pub use neighbours::{Joined, Neighbours};
 pub use sidecar::{
     DEFAULT_NETWORK, HOST_GATEWAY, HOST_NAME, IPV6_SWITCH, Sidecar, SidecarSpec, has_ipv6, name_the_laptop,

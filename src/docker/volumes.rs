@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::io;
 use std::time::Duration;
 
-use bollard::models::VolumeCreateRequest;
+use bollard::models::{Volume, VolumeCreateRequest};
 use bollard::query_parameters::{ListVolumesOptions, RemoveVolumeOptions, UploadToContainerOptions};
 use bytes::Bytes;
 use futures_util::Stream;
@@ -81,17 +81,27 @@ impl Engine {
 
     /// Removes the volumes of `session`, whose containers are gone; gives what is left, each with its reason.
     pub(super) async fn remove_volumes_of(&self, session: &str) -> Result<Vec<(String, String)>, EngineError> {
-        let filters = HashMap::from([("label".to_owned(), vec![format!("{LABEL_SESSION}={session}")])]);
-        let options = ListVolumesOptions { filters: Some(filters) };
-        let listed = self.api.list_volumes(Some(options)).await;
-        let listed = listed.map_err(|error| EngineError::lost("listing the session's volumes", error))?;
         let mut left = Vec::new();
-        for volume in listed.volumes.unwrap_or_default() {
+        for volume in self.volumes_labelled(format!("{LABEL_SESSION}={session}")).await? {
             match self.api.remove_volume(&volume.name, None::<RemoveVolumeOptions>).await {
                 Err(error) if !is_missing(&error) => left.push((volume.name, error.to_string())),
                 _ => {}
             }
         }
         Ok(left)
+    }
+
+    /// Session and name of each volume that a session made.
+    pub(super) async fn volumes_of_sessions(&self) -> Result<Vec<(String, String)>, EngineError> {
+        let found = self.volumes_labelled(LABEL_SESSION.to_owned()).await?;
+        Ok(found.into_iter().filter_map(|mut it| Some((it.labels.remove(LABEL_SESSION)?, it.name))).collect())
+    }
+
+    async fn volumes_labelled(&self, label: String) -> Result<Vec<Volume>, EngineError> {
+        let filters = HashMap::from([("label".to_owned(), vec![label])]);
+        let options = ListVolumesOptions { filters: Some(filters) };
+        let listed = self.api.list_volumes(Some(options)).await;
+        let listed = listed.map_err(|error| EngineError::lost("listing the session's volumes", error))?;
+        Ok(listed.volumes.unwrap_or_default())
     }
 }

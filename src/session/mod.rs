@@ -6,6 +6,7 @@
 //! is interrupted at any step ends like one that ran well, with [`Session::end`].
 
 pub mod access;
+pub mod ending;
 pub mod environment;
 pub mod files;
 pub mod host_ports;
@@ -15,12 +16,16 @@ pub mod reach;
 pub mod rundir;
 pub mod sidecar;
 pub mod signals;
+pub mod takeover;
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
+use tokio::sync::SetOnce;
+use tokio::time::timeout;
 use tpdocker_protocol::control::{PodView, PortFailure, SidecarConfig, SidecarStatus, SwapRecord};
 
 use self::access::Access;
@@ -29,11 +34,12 @@ use self::link::{Link, LinkPlan};
 use self::reach::Reach;
 use self::rundir::{RunDir, SessionRecord};
 use crate::cluster::{
-    Cluster, ClusterError, Note, PodModel, PodMount, Proxy, ProxySpec, Stance, Workload, control_port,
-    proxy_deployment, swap::since_now,
+    Cluster, ClusterError, Note, PodModel, PodMount, Proxy, ProxySpec, Restored, Stance, Workload, control_port,
+    proxy_deployment,
+    swap::{Claimed, since_now},
 };
 use crate::docker::Engine;
-use crate::error::Error;
+use crate::error::{Bug, Error};
 use crate::event::{Reporter, Step};
 use crate::image;
 use crate::plan;
@@ -44,6 +50,10 @@ use crate::settings::{ClusterSettings, Hold, InitContainers, Intent, NetSpec};
 const POD_STARTS_WITHIN: Duration = Duration::from_mins(5);
 /// A swap waits for the app as long as the session lives: it may be compiling.
 const APP_LISTENS_WITHIN: Duration = Duration::from_hours(7 * 24);
+
+/// Time to tell the proxy that the app has ended, or who answers instead. A courtesy to callers, for which nobody who ends
+/// a session waits longer.
+const HAND_OVER_WITHIN: Duration = Duration::from_secs(3);
 
 /// Pause before a proxy that was lost is asked again: its Deployment takes a second or two for another pod.
 const WATCH_AGAIN: Duration = Duration::from_secs(1);
@@ -68,13 +78,9 @@ pub async fn find(
     let cluster = Cluster::connect(settings).await?;
     step.done(cluster.facts().to_string());
     let step = reporter.step("workload");
-    let stance = match intent {
-        Intent::Swap(target) => Stance::Swap(cluster.resolve(target).await?),
-        Intent::Like(target) => Stance::Like(cluster.resolve_likeness(target).await?),
-        Intent::Outgoing => Stance::outgoing(cluster.namespace()),
-    }
-    .with(init_containers);
-    if let Some(notice) = cluster.check_rights((&stance).into()).await? {
+    let (stance, notice) = cluster.find(intent).await?;
+    let stance = stance.with(init_containers);
+    if let Some(notice) = notice {
         reporter.notice(notice);
     }
     step.done(plan::describe(&stance));
@@ -88,10 +94,18 @@ pub struct Session {
     pub identity: Identity,
     /// Its directory on the laptop.
     pub run_dir: RunDir,
+    /// What other processes know of it.
+    pub record: SessionRecord,
     found: Found,
     deployment: Deployment,
     control_port: u16,
+    /// The way to a proxy whose callers wait for the original.
+    waiting: OnceLock<Arc<Access>>,
     reporter: Reporter,
+    /// `--take-over`.
+    take_over: bool,
+    /// The proxy's name, once it is there.
+    begun: SetOnce<String>,
 }
 
 /// A proxy whose program answers.
@@ -134,16 +148,19 @@ impl Session {
         reporter: Reporter,
     ) -> Result<Self, Error> {
         let mut run_dir = RunDir::create(&identity.id)?;
-        run_dir.record(&SessionRecord {
+        let record = SessionRecord {
             session: identity.id.to_string(),
             pid: std::process::id(),
             workload: found.stance.told(),
             namespace: found.stance.namespace().to_owned(),
             context: found.cluster.facts().context.clone(),
+            server: found.cluster.facts().host.clone(),
             compose_project,
-        })?;
+        };
+        run_dir.record(&record)?;
         let control_port = control_port(found.stance.pod());
-        Ok(Self { identity, run_dir, found, deployment, control_port, reporter })
+        let (waiting, take_over, begun) = (OnceLock::new(), false, SetOnce::new());
+        Ok(Self { identity, run_dir, record, found, deployment, control_port, waiting, reporter, take_over, begun })
     }
 
     /// What it is to the workloads of its namespace.
@@ -163,14 +180,17 @@ impl Session {
 
     /// Records the swap, if it is one, and creates the proxy.
     pub async fn begin(&self) -> Result<Proxy, Error> {
-        match &self.found.stance {
-            Stance::Swap(workload) => self.record(workload).await?,
-            Stance::Like(_) | Stance::Outgoing { .. } => {}
+        if let Some(workload) = self.found.stance.workload() {
+            self.claim(workload).await?;
         }
-        Ok(self.found.cluster.create_proxy(&self.deployment, &self.pod().container).await?)
+        let proxy = self.found.cluster.create_proxy(&self.deployment, &self.pod().container).await?;
+        if self.begun.set(proxy.name.clone()).is_err() {
+            return Err(Bug::new("a session began twice").into());
+        }
+        Ok(proxy)
     }
 
-    async fn record(&self, workload: &Workload) -> Result<(), Error> {
+    async fn claim(&self, workload: &Workload) -> Result<(), Error> {
         let record = SwapRecord {
             session: self.identity.id.to_string(),
             owner: self.identity.owner.clone(),
@@ -179,8 +199,13 @@ impl Session {
             since: since_now(),
         };
         let step = self.reporter.step("record");
-        let record = self.found.cluster.record(workload, record).await?;
-        step.done(format!("session {} of {}, {} to come back to", record.session, record.owner, record.replicas));
+        let cluster = &self.found.cluster;
+        let over = if self.take_over { cluster.swap_of(&workload.reference).await? } else { None };
+        let over = over.map(|held| held.session);
+        let Claimed { record, from } = cluster.claim(workload, record, over.as_deref()).await?;
+        let from = from.map(|it| format!(", taken over from {} (session {})", it.owner, it.session));
+        let (session, owner, from) = (&record.session, &record.owner, from.unwrap_or_default());
+        step.done(format!("session {session} of {owner}, {} to come back to{from}", record.replicas));
         Ok(())
     }
 
@@ -246,13 +271,14 @@ impl Session {
     /// Where a workload is swapped: waits until the app listens, then takes the original out of the Service. Dropped when
     /// the app ends before.
     pub async fn swap(&self, attached: &Attached) -> Result<(), Error> {
-        let workload = match &self.found.stance {
-            Stance::Swap(workload) => workload,
-            Stance::Like(_) | Stance::Outgoing { .. } => return Ok(()),
-        };
+        let Some(workload) = self.found.stance.workload() else { return Ok(()) };
         let step = self.reporter.step("swap").unless("the app ended before it was needed");
         let Workload { reference, services, .. } = workload;
-        if let Err(error) = self.take_over(workload, attached, &step).await {
+        let swapped = async {
+            self.take_over(workload, attached, &step).await?;
+            self.displace(reference, &step).await
+        };
+        if let Err(error) = swapped.await {
             step.fail();
             return Err(error.into());
         }
@@ -304,38 +330,75 @@ impl Session {
         }
     }
 
-    /// Puts the cluster back, from whatever step.
-    pub async fn end(&self) -> Result<(), ClusterError> {
-        match &self.found.stance {
-            Stance::Swap(workload) => self.restore(workload).await,
-            Stance::Like(_) | Stance::Outgoing { .. } => self.leave().await,
+    /// Has who calls from now on wait for the original: the app has ended, or is told to. To be called while the tunnel is
+    /// there. Nobody calls a session that swaps nothing.
+    pub async fn hand_over(&self, attached: &Attached) {
+        if self.found.stance.workload().is_none() {
+            return;
+        }
+        match self.tell_successors(&attached.access, Vec::new()).await {
+            Ok(()) => drop(self.waiting.set(Arc::clone(&attached.access))),
+            Err(why) => self.reporter.notice(format!("callers are refused until the original is back: {why}")),
+        }
+    }
+
+    /// Has the proxy pass on its callers to the pods of the original that are ready.
+    async fn pass_on(&self, workload: &Workload) {
+        let Some(access) = self.waiting.get() else { return };
+        let told = match self.found.cluster.serving(workload).await {
+            Ok(to) => self.tell_successors(access, to).await,
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(why) = told {
+            self.reporter.notice(format!("who called meanwhile is not passed on to the original: {why}"));
+        }
+    }
+
+    async fn tell_successors(&self, access: &Access, to: Vec<IpAddr>) -> Result<(), String> {
+        let told = timeout(HAND_OVER_WITHIN, async { access.control().await?.hand_over(to).await });
+        match told.await {
+            Ok(told) => told.map_err(|error: ClusterError| error.to_string()),
+            Err(_) => Err("the proxy does not answer".into()),
+        }
+    }
+
+    /// Puts the cluster back, from whatever step. `None` where nothing was to be swapped.
+    pub async fn end(&self) -> Result<Option<Restored>, ClusterError> {
+        match self.found.stance.workload() {
+            Some(workload) => self.restore(workload).await.map(Some),
+            None => self.leave().await.map(|()| None),
         }
     }
 
     /// Where nothing was swapped there is only the proxy.
     async fn leave(&self) -> Result<(), ClusterError> {
         let step = self.reporter.step("restore");
-        let (proxy, session) = (self.proxy_name(), self.identity.id.as_str());
-        self.found.cluster.delete_proxy(proxy, session, |text| step.progress(text)).await?;
+        self.found
+            .cluster
+            .delete_proxy(self.proxy_name(), self.identity.id.as_str(), |text| step.progress(text))
+            .await?;
         step.done("proxy deleted; nothing was swapped".to_owned());
         Ok(())
     }
 
-    async fn restore(&self, workload: &Workload) -> Result<(), ClusterError> {
+    async fn restore(&self, workload: &Workload) -> Result<Restored, ClusterError> {
         let step = self.reporter.step("restore");
         let reference = &workload.reference;
-        let restored =
-            self.found.cluster.restore(reference, Some(self.identity.id.as_str()), |text| step.progress(text)).await?;
+        let session = self.identity.id.as_str();
+        let restored = self
+            .found
+            .cluster
+            .restore(reference, Some(session), || self.pass_on(workload), |text| step.progress(text))
+            .await?;
         let facts = if restored.record.is_some() {
             format!("{} is back, {}/{} ready, proxy deleted", reference.name, restored.ready, restored.replicas)
         } else {
             // Nothing was swapped, or whoever changed or deleted the workload took the record along; not the proxy.
-            let (proxy, session) = (self.proxy_name(), self.identity.id.as_str());
-            self.found.cluster.delete_proxy(proxy, session, |text| step.progress(text)).await?;
+            self.found.cluster.delete_proxy(self.proxy_name(), session, |text| step.progress(text)).await?;
             format!("{} is as it was", reference.name)
         };
         step.done(facts);
-        Ok(())
+        Ok(restored)
     }
 
     /// The pod's `hostAliases`, as lines of `/etc/hosts`.

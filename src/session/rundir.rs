@@ -12,6 +12,8 @@ use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
@@ -20,11 +22,14 @@ use serde::{Deserialize, Serialize};
 use tpdocker_protocol::contract::SIDECAR_SOCKET;
 
 use super::identity::SessionId;
+use crate::cluster::stance::swaps_nothing;
 use crate::error::{Code, Explain};
 
 const RECORD: &str = "session.json";
 /// The record on its way: nobody may see one that is half written, or not locked yet.
 const UNFINISHED: &str = "session.json.new";
+/// A session writes its record as soon as it has its directory, and `doctor` tries a sidecar for seconds.
+const RECORDED_WITHIN: Duration = Duration::from_mins(1);
 /// The directory that is mounted into the sidecar.
 const SHARED: &str = "sidecar";
 
@@ -59,14 +64,17 @@ pub struct SessionRecord {
     pub namespace: String,
     /// The context of the kubeconfig.
     pub context: String,
+    /// Host and port of the API server: contexts of different kubeconfigs have the same name.
+    pub server: String,
     /// The Compose project, when Compose started it.
     pub compose_project: Option<String>,
 }
 
-/// The directory; removed when dropped.
+/// The directory; removed when dropped, unless it is kept.
 #[derive(Debug)]
 pub struct RunDir {
     path: PathBuf,
+    kept: AtomicBool,
     /// Of the record.
     lock: Option<File>,
 }
@@ -79,7 +87,7 @@ impl RunDir {
 
     fn create_in(base: &Path, session: &SessionId) -> Result<Self, RunDirError> {
         let path = base.join(session.as_str());
-        let run_dir = Self { path: path.clone(), lock: None };
+        let run_dir = Self { path: path.clone(), kept: AtomicBool::new(false), lock: None };
         let shared = run_dir.shared();
         make_private(&path)
             .and_then(|()| fs::create_dir(&shared))
@@ -97,6 +105,11 @@ impl RunDir {
     /// The sidecar's socket, once the sidecar listens.
     pub fn socket(&self) -> PathBuf {
         self.shared().join(SIDECAR_SOCKET)
+    }
+
+    /// Has it stay behind, so that `tpdocker stop` finds what the session could not undo.
+    pub fn keep(&self) {
+        self.kept.store(true, Ordering::Relaxed);
     }
 
     /// Writes `session.json`, and is alive for others from then on until it is dropped.
@@ -119,6 +132,9 @@ fn write_locked(directory: &Path, record: &SessionRecord) -> io::Result<File> {
 
 impl Drop for RunDir {
     fn drop(&mut self) {
+        if *self.kept.get_mut() {
+            return;
+        }
         if let Err(error) = remove(&self.path) {
             tracing::warn!(path = %self.path.display(), %error, "the session directory stays behind");
         }
@@ -142,13 +158,27 @@ fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The records of this user's sessions on this machine whose process is alive.
-pub fn sessions() -> Result<Vec<SessionRecord>, RunDirError> {
+/// A session of this user on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// What it wrote about itself.
+    pub record: SessionRecord,
+    /// Its process is alive. Otherwise it died without undoing anything: a session that ends takes its record along.
+    pub alive: bool,
+}
+
+/// This user's sessions on this machine, alive or dead, sorted by id.
+pub fn sessions() -> Result<Vec<Known>, RunDirError> {
     let base = base();
     sessions_in(&base).map_err(|source| RunDirError { path: base, source })
 }
 
-fn sessions_in(base: &Path) -> io::Result<Vec<SessionRecord>> {
+/// The one of this id.
+pub fn session(id: &str) -> Result<Option<Known>, RunDirError> {
+    Ok(sessions()?.into_iter().find(|known| known.record.session == id))
+}
+
+fn sessions_in(base: &Path) -> io::Result<Vec<Known>> {
     // Others can make a directory of this name in `/tmp`, and a record in it tells whom to send a signal.
     match require_own(base) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -157,34 +187,102 @@ fn sessions_in(base: &Path) -> io::Result<Vec<SessionRecord>> {
     let mut sessions = Vec::new();
     for entry in fs::read_dir(base)? {
         let path = entry?.path().join(RECORD);
-        match live_record(&path) {
-            Ok(record) => sessions.extend(record),
+        match known(&path) {
+            Ok(known) => sessions.extend(known),
             // Of a release that writes it otherwise; the sessions that can be read are ended all the same.
             Err(error) => tracing::warn!(path = %path.display(), %error, "a session's record cannot be read"),
         }
     }
+    sessions.sort_by(|one, other| one.record.session.cmp(&other.record.session));
     Ok(sessions)
 }
 
-/// The record of a session that goes on; its directory goes with its end, and its lock with its process.
-fn live_record(path: &Path) -> io::Result<Option<SessionRecord>> {
+/// What the process of a session left behind when it died.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dead {
+    /// The session's id, as far as the directory's name tells.
+    pub session: String,
+    /// Its directory.
+    pub path: PathBuf,
+    /// Its record, where it got that far and can be read.
+    pub record: Option<SessionRecord>,
+}
+
+/// The directories of this user's sessions on this machine whose process is dead.
+pub fn dead() -> Result<Vec<Dead>, RunDirError> {
+    let base = base();
+    dead_in(&base).map_err(|source| RunDirError { path: base, source })
+}
+
+fn dead_in(base: &Path) -> io::Result<Vec<Dead>> {
+    match require_own(base) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        checked => checked?,
+    }
+    let mut dead = Vec::new();
+    for entry in fs::read_dir(base)? {
+        let entry = entry?;
+        let path = entry.path();
+        if is_alive(&path.join(RECORD)).unwrap_or(false) {
+            continue;
+        }
+        let record = fs::read(path.join(RECORD)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+        // One that is being made has no record for a moment.
+        let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|made| made.elapsed());
+        if record.is_some() || matches!(age, Ok(Ok(age)) if age > RECORDED_WITHIN) {
+            let session = entry.file_name().to_string_lossy().into_owned();
+            dead.push(Dead { session, path, record });
+        }
+    }
+    dead.sort_by(|a, b| a.session.cmp(&b.session));
+    Ok(dead)
+}
+
+/// Whether the session that mounted `shared` into its sidecar goes on. What cannot be seen is somebody else's, and is
+/// taken to go on.
+pub fn is_in_use(shared: &Path) -> bool {
+    let Some(directory) = shared.parent() else { return false };
+    is_alive(&directory.join(RECORD)).unwrap_or(true)
+}
+
+fn is_alive(record: &Path) -> io::Result<bool> {
+    Ok(known(record)?.is_some_and(|known| known.alive))
+}
+
+/// The session of this record; its directory goes with its end, and its lock with its process.
+fn known(path: &Path) -> io::Result<Option<Known>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         opened => opened?,
     };
-    match file.try_lock_shared() {
-        Ok(()) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
-        Err(TryLockError::WouldBlock) => Ok(Some(serde_json::from_reader(file)?)),
-    }
+    let alive = match file.try_lock_shared() {
+        Ok(()) => false,
+        Err(TryLockError::Error(error)) => return Err(error),
+        Err(TryLockError::WouldBlock) => true,
+    };
+    Ok(Some(Known { record: serde_json::from_reader(file)?, alive }))
 }
 
 impl SessionRecord {
+    /// Whether it has a workload to put back.
+    pub fn swaps(&self) -> bool {
+        !swaps_nothing(&self.workload)
+    }
+
+    /// For people: `session ID on deployment/web`, `session ID, only outgoing,`.
+    pub fn told(&self) -> String {
+        if self.swaps() {
+            format!("session {} on {}", self.session, self.workload)
+        } else {
+            format!("session {}, {},", self.session, self.workload)
+        }
+    }
+
     /// Whether the session goes on.
     pub fn is_alive(&self) -> Result<bool, RunDirError> {
         let path = base().join(&self.session).join(RECORD);
-        match live_record(&path) {
-            Ok(found) => Ok(found.is_some()),
+        match known(&path) {
+            Ok(found) => Ok(found.is_some_and(|known| known.alive)),
             Err(source) => Err(RunDirError { path, source }),
         }
     }
@@ -238,6 +336,7 @@ mod tests {
             workload: "deployment/web".into(),
             namespace: "staging".into(),
             context: "dev".into(),
+            server: "dev.example.com:6443".into(),
             compose_project: None,
         }
     }
@@ -251,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_seen_as_long_as_its_lock_is_held_and_no_longer() {
+    fn a_session_is_alive_as_long_as_its_lock_is_held_and_no_longer() {
         let base = tempfile::tempdir().unwrap();
         let (alive, dead) = (base.path().join("alive"), base.path().join("dead"));
         fs::create_dir(&alive).unwrap();
@@ -259,9 +358,14 @@ mod tests {
         let lock = write_locked(&alive, &record("alive")).unwrap();
         // What a crash leaves: the record of a process id that somebody may have.
         drop(write_locked(&dead, &record("dead")).unwrap());
-        assert_eq!(sessions_in(base.path()).unwrap(), [record("alive")]);
+        fs::create_dir(base.path().join("young")).unwrap();
+        let of = |session: &str, alive| Known { record: record(session), alive };
+        assert_eq!(sessions_in(base.path()).unwrap(), [of("alive", true), of("dead", false)]);
+        let left = Dead { session: "dead".into(), path: dead.clone(), record: Some(record("dead")) };
+        assert_eq!(dead_in(base.path()).unwrap(), [left]);
+        assert!(is_in_use(&alive.join(SHARED)) && !is_in_use(&dead.join(SHARED)));
         drop(lock);
-        assert_eq!(sessions_in(base.path()).unwrap(), []);
+        assert_eq!(sessions_in(base.path()).unwrap(), [of("alive", false), of("dead", false)]);
     }
 
     #[test]
@@ -274,7 +378,7 @@ mod tests {
         fs::write(bad.join(RECORD), "{").unwrap();
         let held = File::open(bad.join(RECORD)).unwrap();
         held.lock().unwrap();
-        assert_eq!(sessions_in(base.path()).unwrap(), [record("b")]);
+        assert_eq!(sessions_in(base.path()).unwrap(), [Known { record: record("b"), alive: true }]);
     }
 
     #[test]

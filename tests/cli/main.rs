@@ -30,6 +30,11 @@ fn help_goes_to_stdout() {
     insta::assert_snapshot!("help", told(&tpdocker(&["--help"])));
     insta::assert_snapshot!("run-help", told(&tpdocker(&["run", "--help"])));
     insta::assert_snapshot!("compose-help", told(&tpdocker(&["compose", "--help"])));
+    insta::assert_snapshot!("doctor-help", told(&tpdocker(&["doctor", "--help"])));
+    insta::assert_snapshot!("rbac-help", told(&tpdocker(&["rbac", "--help"])));
+    insta::assert_snapshot!("status-help", told(&tpdocker(&["status", "--help"])));
+    insta::assert_snapshot!("stop-help", told(&tpdocker(&["stop", "--help"])));
+    insta::assert_snapshot!("restore-help", told(&tpdocker(&["restore", "--help"])));
     insta::assert_snapshot!("image-save-help", told(&tpdocker(&["image", "save", "--help"])));
 }
 
@@ -59,6 +64,8 @@ fn a_wrong_command_line_has_a_message_a_hint_and_code_2() {
         &["run", "--swap", "web", "--network", "host", "img"],
         &["run", "--swap", "web", "--env-file", "missing.env", "img"],
         &["run", "--swap", "rollout/web", "img"],
+        &["run", "--take-over", "--like", "web", "img"],
+        &["rbac", "--swap", "pod/web"],
         &["run", "--output=json", "--swap", "web", "-v", "~/src:/app", "img"],
     ];
     let mut all = String::new();
@@ -70,6 +77,25 @@ fn a_wrong_command_line_has_a_message_a_hint_and_code_2() {
         writeln!(all, "$ tpdocker {}\n{stderr}", line.join(" ")).expect("in memory");
     }
     insta::assert_snapshot!("wrong-command-lines", all);
+}
+
+#[test]
+fn a_role_that_depends_on_nothing_in_the_cluster_is_printed_without_one() {
+    let one = ["rbac", "-n", "staging", "--swap", "deploy/web", "--user", "ann \"x\"", "--service-account", "ci"];
+    insta::assert_snapshot!("rbac-one", told(&tpdocker(&one)));
+    insta::assert_snapshot!(
+        "rbac-kind",
+        told(&tpdocker(&["rbac", "-n", "staging", "--swap", "sts", "--group", "dev"]))
+    );
+    insta::assert_snapshot!("rbac-any", told(&tpdocker(&["rbac", "-n", "staging"])));
+    assert_eq!(
+        tpdocker(&["rbac", "-n", "staging", "--swap", "svc"]).stdout,
+        tpdocker(&["rbac", "-n", "staging"]).stdout,
+        "any workload may be behind a Service"
+    );
+    for needs_a_cluster in [&["rbac"][..], &["rbac", "-n", "staging", "--swap", "web"]] {
+        assert_eq!(tpdocker(needs_a_cluster).status.code(), Some(81), "{needs_a_cluster:?}");
+    }
 }
 
 #[test]
@@ -142,4 +168,38 @@ fn a_client_without_compose_is_said_with_what_to_install() {
         let stderr = up();
         assert!(stderr.starts_with(&format!("error: {said}hint: install ")), "{prints}: {stderr}");
     }
+}
+
+#[test]
+fn a_status_without_engine_and_cluster_shows_what_there_is_and_says_what_is_missing() {
+    let runtime = tempfile::tempdir().expect("a directory");
+    let output = command()
+        .env("XDG_RUNTIME_DIR", runtime.path())
+        .env("DOCKER_HOST", "unix:///nowhere/docker.sock")
+        .env("KUBECONFIG", "/nowhere/kubeconfig")
+        .args(["--output", "json", "status"])
+        .output()
+        .expect("the binary runs");
+    assert_eq!(output.status.code(), Some(81), "{}", told(&output));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "{\"machine\":{\"sessions\":[],\"engine\":false,\"strangers\":[]},\"cluster\":null}\n"
+    );
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let codes: Vec<u64> = stderr
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("a line of JSON")["code"].as_u64())
+        .map(|code| code.expect("a code"))
+        .collect();
+    assert_eq!(codes, [85, 81], "{stderr}");
+}
+
+#[test]
+fn a_machine_without_sessions_has_nothing_to_stop() {
+    let runtime = tempfile::tempdir().expect("a directory");
+    let stop = |args: &[&str]| {
+        let output = command().env("XDG_RUNTIME_DIR", runtime.path()).arg("stop").args(args).output();
+        told(&output.expect("the binary runs"))
+    };
+    insta::assert_snapshot!("stop-without-sessions", format!("{}\n{}\n{}", stop(&[]), stop(&["--all"]), stop(&["a1"])));
 }

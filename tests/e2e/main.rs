@@ -5,17 +5,22 @@
 
 mod bad_input;
 mod compose;
+mod doctor;
 mod fail_closed;
 mod files;
 mod flags;
+mod gapless;
 mod hold;
 mod hot_reload;
 mod images;
+mod load;
 mod main_job;
 #[path = "../support/namespace.rs"]
 mod namespace;
 mod outgoing;
 mod reach;
 mod recovery;
+mod rights;
+mod sessions;
 mod support;
 mod workloads;

@@ -1,9 +1,11 @@
 //! Sessions that swap nothing: `tpdocker run` on its own, and `--like`.
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::{
-    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, copy_that_answers, kubectl, staging, until, world,
+    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, copy_that_answers, kubectl, staging, status, until,
+    world,
 };
 
 /// Says what it sees of the cluster, and serves on 8080 from then on.
@@ -95,6 +97,57 @@ fn a_run_like_a_service_has_its_environment_and_files_and_none_of_its_traffic() 
     for words in ["like deployment/servicename", "nothing is swapped", "proxy deleted; nothing was swapped"] {
         assert!(ended.stderr.contains(words), "{words:?} was not said:\n{}", ended.stderr);
     }
+    assert_restored(&before);
+}
+
+#[test]
+fn what_a_killed_session_that_swapped_nothing_left_is_seen_and_cleaned_by_stop() {
+    let _staging = staging();
+    for (flags, stance) in [(&[][..], "only outgoing"), (&["--like", "servicename"], "like deployment/servicename")] {
+        let before = world();
+        let (session, _) = start(flags);
+        let id = proxy("deployments")["metadata"]["labels"]["tpdocker.dev/session"].as_str().unwrap().to_owned();
+        let seen = until("the proxy to be ready", PATIENCE, || {
+            let seen = status();
+            if seen["cluster"]["others"][0]["proxyState"] == "attached" { Ok(seen) } else { Err(seen.to_string()) }
+        });
+        let other = &seen["cluster"]["others"][0];
+        assert_eq!((&other["session"], &other["stance"]), (&id.as_str().into(), &stance.into()));
+        assert_eq!(seen["cluster"]["swaps"].as_array().map(Vec::len), Some(0), "{seen}");
+
+        // Whoever puts everything back leaves it alone: it has taken nothing.
+        let all = Tpdocker::run(&["restore", "-n", NAMESPACE, "--all"]).code(0);
+        assert!(all.stderr.contains("nothing is swapped"), "{}", all.stderr);
+        assert_eq!(status()["machine"]["sessions"][0]["alive"], true);
+        proxy("deployments");
+
+        session.signal(Signal::SIGKILL);
+        session.wait();
+        let seen = status();
+        let dead = &seen["machine"]["sessions"][0];
+        assert_eq!((&dead["alive"], &dead["workload"]), (&false.into(), &stance.into()), "{seen}");
+        assert_eq!(seen["cluster"]["orphans"].as_array().map(Vec::len), Some(0), "it may be starting: {seen}");
+        let stopped = Tpdocker::run(&["stop", &id]).code(0);
+        assert!(stopped.stderr.contains("its proxy is gone"), "{}", stopped.stderr);
+        assert_restored(&before);
+        assert_eq!(status()["cluster"]["others"].as_array().map(Vec::len), Some(0));
+    }
+}
+
+#[test]
+fn a_session_that_swaps_nothing_ends_when_its_proxy_is_deleted_and_is_stopped_by_its_id() {
+    let _staging = staging();
+    let before = world();
+    let (session, _) = start(&[]);
+    kubectl(&["delete", "deployment", "-l", "tpdocker.dev/session", "--wait=false"]);
+    let ended = session.wait();
+    assert!(ended.stderr.contains("somebody else deleted the proxy of this session"), "{}", ended.stderr);
+    assert_restored(&before);
+
+    let (session, _) = start(&[]);
+    Tpdocker::run(&["stop"]).code(0);
+    let ended = session.wait();
+    assert!(ended.stderr.contains("proxy deleted; nothing was swapped"), "{}", ended.stderr);
     assert_restored(&before);
 }
 

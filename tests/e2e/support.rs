@@ -170,6 +170,12 @@ pub fn runtime_dir() -> PathBuf {
     path
 }
 
+/// What `tpdocker status` tells of the namespace and this machine.
+pub fn status() -> serde_json::Value {
+    let ended = Tpdocker::run(&["--output", "json", "status", "-n", NAMESPACE]).code(0);
+    serde_json::from_str(&ended.stdout).expect("one JSON object")
+}
+
 /// Asserts that the world is as it was, the original is ready, and no pod of a session is left.
 pub fn assert_restored(before: &World) {
     until("the original to be ready", PATIENCE, || {
@@ -268,6 +274,11 @@ impl Tpdocker {
         self.log.0.lock().unwrap().stderr.clone()
     }
 
+    /// Whether its process has ended.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for its end.
     pub fn wait(mut self) -> Ended {
         let began = Instant::now();
@@ -346,31 +357,39 @@ pub fn http_get(address: &str, path: &str) -> std::io::Result<String> {
 
 /// A kubeconfig of somebody who may look at the namespace and no more.
 pub fn restricted_kubeconfig() -> tempfile::NamedTempFile {
-    let token = {
-        let manifest = r#"{"apiVersion":"v1","kind":"List","items":[
-            {"apiVersion":"v1","kind":"ServiceAccount","metadata":{"name":"onlooker"}},
-            {"apiVersion":"rbac.authorization.k8s.io/v1","kind":"RoleBinding","metadata":{"name":"onlooker"},
-             "roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"view"},
-             "subjects":[{"kind":"ServiceAccount","name":"onlooker","namespace":"staging"}]},
-            {"apiVersion":"v1","kind":"Secret","type":"kubernetes.io/service-account-token",
-             "metadata":{"name":"onlooker-token","annotations":{"kubernetes.io/service-account.name":"onlooker"}}}]}"#;
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        std::io::Write::write_all(&mut file, manifest.as_bytes()).unwrap();
-        kubectl(&["apply", "-f", file.path().to_str().unwrap()]);
-        until("the token of the onlooker", PATIENCE, || {
-            let token = kubectl(&[
-                "get",
-                "secret",
-                "onlooker-token",
-                "-o=go-template={{with .data.token}}{{. | base64decode}}{{end}}",
-            ]);
-            if token.is_empty() { Err("no token yet".into()) } else { Ok(token) }
-        })
-    };
+    apply(
+        r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"RoleBinding","metadata":{"name":"onlooker"},
+            "roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"view"},
+            "subjects":[{"kind":"ServiceAccount","name":"onlooker","namespace":"staging"}]}"#,
+    );
+    kubeconfig_of_account("onlooker")
+}
+
+/// Creates a service account, and a kubeconfig with its token.
+pub fn kubeconfig_of_account(name: &str) -> tempfile::NamedTempFile {
+    let secret = format!("{name}-token");
+    let account = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}},
+        {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
+         "metadata": {"name": secret, "annotations": {"kubernetes.io/service-account.name": name}}},
+    ]});
+    apply(&account.to_string());
+    let form = "-o=go-template={{with .data.token}}{{. | base64decode}}{{end}}";
+    let token = until("the account's token", PATIENCE, || {
+        let token = kubectl(&["get", "secret", &secret, form]);
+        if token.is_empty() { Err("no token yet".into()) } else { Ok(token) }
+    });
     let mut config = config_json();
-    config["users"] = serde_json::json!([{"name": "onlooker", "user": {"token": token}}]);
-    config["contexts"][0]["context"]["user"] = "onlooker".into();
+    config["users"] = serde_json::json!([{"name": name, "user": {"token": token}}]);
+    config["contexts"][0]["context"]["user"] = name.into();
     write_config(&config)
+}
+
+/// `kubectl apply` of a manifest.
+pub fn apply(manifest: &str) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, manifest.as_bytes()).unwrap();
+    kubectl(&["apply", "-f", file.path().to_str().unwrap()]);
 }
 
 /// A kubeconfig whose server does not answer.

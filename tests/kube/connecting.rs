@@ -1,17 +1,13 @@
-//! Login, namespaces, names and rights.
+//! Login, namespaces and names.
 
-use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
-use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::Api;
-use kube::api::PostParams;
+use k8s_openapi::api::core::v1::Pod;
 use kube::config::Kubeconfig;
 use serde_json::json;
-use tpdocker::cluster::{Cluster, ClusterError, Kind, Purpose};
+use tpdocker::cluster::{Cluster, ClusterError};
 use tpdocker::error::{Code, Explain as _};
 use tpdocker::settings::TargetKind;
 
-use crate::support::{connect, create, in_namespace, kubeconfig, settings, target, web};
+use crate::support::{connect, create, in_namespace, kubeconfig, set_token, settings, target, web};
 
 #[tokio::test]
 async fn the_facts_name_context_host_version_and_namespace() {
@@ -70,10 +66,6 @@ async fn a_dead_server_a_foreign_certificate_and_a_bad_login_are_told_apart() {
     }
 }
 
-fn set_token(kubeconfig: &mut Kubeconfig, token: &str) {
-    kubeconfig.auth_infos[0].auth_info = Some(serde_json::from_value(json!({ "token": token })).unwrap());
-}
-
 #[tokio::test]
 async fn a_workload_is_found_by_its_name_and_by_its_services() {
     in_namespace(|cluster| async move {
@@ -127,53 +119,6 @@ async fn what_cannot_be_swapped_is_named() {
         create::<Service>(&cluster, service("nobody", json!({ "app": "nobody" }))).await;
         let error = cluster.resolve(&target("nobody")).await.unwrap_err();
         assert!(error.to_string().contains("fits no Deployment"), "{error}");
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn missing_rights_are_named_and_the_printed_role_has_them_all() {
-    in_namespace(|cluster| async move {
-        assert_eq!(cluster.check_rights(Purpose::Swap(Kind::Deployment)).await.unwrap(), None);
-
-        create::<ServiceAccount>(&cluster, json!({ "metadata": { "name": "dev" } })).await;
-        let accounts: Api<ServiceAccount> = Api::namespaced(cluster.client().clone(), cluster.namespace());
-        let request = TokenRequest { spec: TokenRequestSpec::default(), ..TokenRequest::default() };
-        let token = accounts.create_token_request("dev", &PostParams::default(), &request).await.unwrap();
-        let mut kubeconfig = kubeconfig();
-        set_token(&mut kubeconfig, &token.status.unwrap().token);
-        let dev = Cluster::connect_with(kubeconfig, &settings(cluster.namespace())).await.unwrap();
-
-        let error = dev.check_rights(Purpose::Outgoing).await.unwrap_err();
-        let ClusterError::Forbidden { missing, .. } = error else { panic!("{error:?}") };
-        assert!(missing.contains(&"create deployments.apps".to_owned()), "{missing:?}");
-        assert!(missing.iter().all(|right| !right.contains("scale") && !right.contains("patch")), "{missing:?}");
-        let error = dev.check_rights(Purpose::Swap(Kind::Deployment)).await.unwrap_err();
-        assert_eq!(error.code(), Code::Forbidden);
-        let ClusterError::Forbidden { missing, role } = error else { panic!("{error:?}") };
-        assert!(missing.contains(&"get pods/portforward".to_owned()), "{missing:?}");
-        assert!(missing.contains(&"update deployments/scale.apps".to_owned()), "{missing:?}");
-
-        create::<Role>(&cluster, serde_saphyr::from_str(&role).unwrap()).await;
-        create::<RoleBinding>(
-            &cluster,
-            json!({
-                "metadata": { "name": "tpdocker" },
-                "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "tpdocker" },
-                "subjects": [{ "kind": "ServiceAccount", "name": "dev" }],
-            }),
-        )
-        .await;
-        // The authorizer hears of a binding a moment later.
-        let mut outcome = dev.check_rights(Purpose::Swap(Kind::Deployment)).await;
-        for _ in 0..50 {
-            if outcome.is_ok() {
-                break;
-            }
-            outcome = dev.check_rights(Purpose::Swap(Kind::Deployment)).await;
-        }
-        assert_eq!(outcome.unwrap(), None);
-        assert_eq!(dev.check_rights(Purpose::Swap(Kind::StatefulSet)).await.unwrap(), None);
     })
     .await;
 }

@@ -18,13 +18,22 @@ pub const IMAGE: &str = "examplecom/thing:latest";
 
 /// The cluster under test: `TPDOCKER_TEST_KUBECONFIG`, or the one that `make cluster` makes.
 pub fn kubeconfig() -> Kubeconfig {
+    Kubeconfig::read_from(kubeconfig_path()).unwrap_or_else(|error| panic!("no cluster ({error}): run `make cluster`"))
+}
+
+/// Where that is.
+pub fn kubeconfig_path() -> PathBuf {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/staging/kubeconfig");
-    let path = std::env::var_os("TPDOCKER_TEST_KUBECONFIG").map_or(built, PathBuf::from);
-    Kubeconfig::read_from(&path).unwrap_or_else(|error| panic!("no cluster ({error}): run `make cluster`"))
+    std::env::var_os("TPDOCKER_TEST_KUBECONFIG").map_or(built, PathBuf::from)
 }
 
 pub fn settings(namespace: &str) -> ClusterSettings {
     ClusterSettings { context: None, namespace: Some(namespace.to_owned()) }
+}
+
+/// Gives the current login another token.
+pub fn set_token(kubeconfig: &mut Kubeconfig, token: &str) {
+    kubeconfig.auth_infos[0].auth_info = Some(serde_json::from_value(json!({ "token": token })).unwrap());
 }
 
 pub async fn connect(namespace: &str) -> Cluster {

@@ -1,5 +1,6 @@
 //! Record, scale, restore.
 
+use std::future::ready;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -48,14 +49,15 @@ async fn a_swap_is_recorded_scaled_and_restored_from_what_the_cluster_remembers(
         assert_eq!(cluster.swaps().await.unwrap(), [(workload.reference.clone(), written.clone())]);
 
         let mut said = Vec::new();
-        let restored = cluster.restore(&workload.reference, Some("s1"), |text| said.push(text)).await.unwrap();
+        let restored =
+            cluster.restore(&workload.reference, Some("s1"), || ready(()), |text| said.push(text)).await.unwrap();
         assert_eq!((restored.record, restored.replicas, restored.ready), (Some(written), 2, 2));
         assert!(!said.is_empty());
         let after = deployment(&cluster).await;
         assert_eq!(after.spec.unwrap().replicas, Some(2));
         assert!(!after.metadata.annotations.unwrap_or_default().contains_key(ANNOTATION_SWAP));
 
-        let again = cluster.restore(&workload.reference, None, |_| {}).await.unwrap();
+        let again = cluster.restore(&workload.reference, None, || ready(()), |_| {}).await.unwrap();
         assert_eq!((again.record, again.ready), (None, 2));
     })
     .await;
@@ -75,7 +77,7 @@ async fn another_sessions_workload_is_neither_taken_nor_restored() {
         let error = cluster.scale(&workload.reference, "s2", 0).await.unwrap_err();
         assert_eq!(error.code(), Code::Held);
 
-        let restored = cluster.restore(&workload.reference, Some("s2"), |_| {}).await.unwrap();
+        let restored = cluster.restore(&workload.reference, Some("s2"), || ready(()), |_| {}).await.unwrap();
         assert_eq!(restored.record, None);
         assert_eq!(cluster.swap_of(&workload.reference).await.unwrap().unwrap().session, "s1");
     })
@@ -125,7 +127,7 @@ async fn replicas_that_somebody_set_meanwhile_are_left_alone() {
         let api: Api<Deployment> = Api::namespaced(cluster.client().clone(), cluster.namespace());
         let patch = Patch::Merge(json!({ "spec": { "replicas": 1 } }));
         api.patch("web", &PatchParams::default(), &patch).await.unwrap();
-        let restore = cluster.restore(&workload.reference, None, |_| {});
+        let restore = cluster.restore(&workload.reference, None, || ready(()), |_| {});
         let restored = tokio::time::timeout(Duration::from_mins(1), restore).await.unwrap().unwrap();
         assert_eq!((restored.replicas, restored.ready), (1, 1));
     })
@@ -138,7 +140,7 @@ async fn restoring_what_is_gone_does_nothing() {
         web(&cluster, 0).await;
         let mut reference = cluster.resolve(&target("web")).await.unwrap().reference;
         reference.name = "gone".into();
-        assert_eq!(cluster.restore(&reference, None, |_| {}).await.unwrap().record, None);
+        assert_eq!(cluster.restore(&reference, None, || ready(()), |_| {}).await.unwrap().record, None);
     })
     .await;
 }

@@ -1,5 +1,7 @@
 //! Names on which the CLI, the sidecar and the proxy agree.
 
+use std::time::Duration;
+
 /// Version of everything in this crate that crosses a wire. Ends with different versions refuse each other: the CLI
 /// carries both other ends inside itself, so versions differ only by mistake.
 pub const PROTOCOL_VERSION: u16 = 1;
@@ -51,6 +53,9 @@ pub const HOST_PORT_CONNECTED: u8 = 0;
 /// The CLI's answer when nobody listens on the laptop; it hangs up after that.
 pub const HOST_PORT_REFUSED: u8 = 1;
 
+/// How long a proxy that is deleted goes on to pass callers on to the original, at most; its pod is given more before it
+/// is killed.
+pub const PROXY_DRAINS_WITHIN: Duration = Duration::from_secs(8);
 /// Name of the proxy's readiness socket in the pod's abstract Unix namespace. `tpdocker-proxy ready` connects to it,
 /// reads one byte (`1` ready, `0` not) and exits with 0 or 1; it is an exec probe, so nothing has to listen on the
 /// pod's address.

@@ -22,6 +22,12 @@ pub enum ProxyRequest {
     Describe,
     /// Answered with [`ProxyReply::Status`] at once and again whenever it changes, until the connection closes.
     Watch,
+    /// The app has ended: its ports stay open, the pod stays ready, and who calls waits until `to` names pods of the
+    /// original, to one of which it is then passed on. May be repeated. Answered once with [`ProxyReply::HandedOver`].
+    HandOver {
+        /// Addresses of pods that are ready; none as long as there are none.
+        to: Vec<IpAddr>,
+    },
     /// Answered with [`crate::files::FilesEvent`]s; the connection carries nothing else from here on.
     Files(FilesRequest),
 }
@@ -34,6 +40,8 @@ pub enum ProxyReply {
     Pod(PodView),
     /// What the proxy is doing.
     Status(ProxyStatus),
+    /// [`ProxyRequest::HandOver`] has been carried out.
+    HandedOver,
     /// The request failed.
     Error {
         /// Why, as a lowercase fragment.

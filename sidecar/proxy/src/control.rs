@@ -5,12 +5,14 @@ use tokio::sync::watch;
 use tpdocker_protocol::control::{ProxyReply, ProxyRequest, ProxyStatus};
 use tpdocker_tunnel::messages::{MessageError, Messages};
 
+use crate::handover::Handover;
 use crate::{files, pod};
 
 /// Serves one connection until the CLI is done with it.
 pub(crate) async fn serve(
     connection: TcpStream,
     mut status_rx: watch::Receiver<ProxyStatus>,
+    handover: &Handover,
 ) -> Result<(), MessageError> {
     let mut messages = Messages::new(connection);
     let mut watching = false;
@@ -22,6 +24,10 @@ pub(crate) async fn serve(
                 Some(ProxyRequest::Watch) => {
                     watching = true;
                     status_rx.mark_changed();
+                }
+                Some(ProxyRequest::HandOver { to }) => {
+                    handover.hand_over(to);
+                    messages.send(&ProxyReply::HandedOver).await?;
                 }
                 Some(ProxyRequest::Files(request)) => return files::serve(messages, request).await,
             },

@@ -11,6 +11,7 @@
 //! - [`gate`] — admission;
 //! - [`control`] — answers to the CLI, with [`pod`] for what the swapped container would see and [`files`] for its files;
 //! - [`session`] — one attached tunnel, with [`dial`], [`listeners`], [`udp`], [`ping`] and [`icmp`] for what it asks;
+//! - [`handover`] — who calls at the end of a session, with [`relay`];
 //! - [`status`] and [`ready`] — what the kubelet and the CLI are told.
 
 pub mod args;
@@ -18,11 +19,13 @@ mod control;
 mod dial;
 mod files;
 mod gate;
+mod handover;
 mod icmp;
 mod listeners;
 mod ping;
 mod pod;
 pub mod ready;
+mod relay;
 pub mod server;
 mod session;
 mod status;

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -14,6 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tpdocker_protocol::addr::{ClusterAddr, Scope, Target};
 use tpdocker_tunnel::{Tunnel, splice};
 
+use crate::handover::Handover;
+use crate::relay;
 use crate::task::OwnedTask;
 
 /// Connections that the kernel holds before they are accepted; the kernel lowers it to `net.core.somaxconn`, which
@@ -26,19 +29,20 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(crate) struct Listeners {
     tunnel: Tunnel,
+    handover: Arc<Handover>,
     open: BTreeMap<(u16, Scope), OwnedTask>,
 }
 
 impl Listeners {
-    pub(crate) fn new(tunnel: Tunnel) -> Self {
-        Self { tunnel, open: BTreeMap::new() }
+    pub(crate) fn new(tunnel: Tunnel, handover: Arc<Handover>) -> Self {
+        Self { tunnel, handover, open: BTreeMap::new() }
     }
 
     /// Opens a port; one that is open stays as it is.
     pub(crate) fn open(&mut self, port: u16, scope: Scope) -> io::Result<()> {
         if let std::collections::btree_map::Entry::Vacant(slot) = self.open.entry((port, scope)) {
             let listener = listen(port, scope)?;
-            slot.insert(OwnedTask::spawn(accept(listener, port, self.tunnel.clone())));
+            slot.insert(OwnedTask::spawn(accept(listener, port, self.tunnel.clone(), Arc::clone(&self.handover))));
         }
         Ok(())
     }
@@ -97,11 +101,11 @@ pub(crate) fn canonical(address: SocketAddr) -> ClusterAddr {
     ClusterAddr(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
-async fn accept(listener: TcpListener, port: u16, tunnel: Tunnel) {
+async fn accept(listener: TcpListener, port: u16, tunnel: Tunnel, handover: Arc<Handover>) {
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => {
-                tokio::spawn(deliver(tunnel.clone(), port, canonical(peer), socket));
+                tokio::spawn(deliver(tunnel.clone(), Arc::clone(&handover), port, canonical(peer), socket));
             }
             Err(error) => {
                 tracing::warn!("cannot accept on port {port}: {error}");
@@ -111,18 +115,24 @@ async fn accept(listener: TcpListener, port: u16, tunnel: Tunnel) {
     }
 }
 
-async fn deliver(tunnel: Tunnel, port: u16, peer: ClusterAddr, socket: TcpStream) {
-    match tunnel.open(Target::Deliver { port, peer }).await {
+async fn deliver(tunnel: Tunnel, handover: Arc<Handover>, port: u16, peer: ClusterAddr, socket: TcpStream) {
+    let opened = tokio::select! {
+        biased;
+        // Whoever still waits for the app is the original's.
+        () = handover.begun() => return handover.pass_on(port, socket).await,
+        opened = tunnel.open(Target::Deliver { port, peer }) => opened,
+    };
+    match opened {
         Ok(stream) => {
             let report = splice(stream, socket).await;
             tracing::debug!("connection from {} to port {port}: {report:?}", peer.0);
         }
+        // It may be the tunnel that has just ended.
+        Err(_) if handover.has_begun() => handover.pass_on(port, socket).await,
         Err(error) => {
             tracing::debug!("connection from {} to port {port}: {error}", peer.0);
             // The caller sees a reset and not an orderly end: nobody has answered it.
-            if let Err(error) = socket.set_zero_linger() {
-                tracing::debug!("{} had left: {error}", peer.0);
-            }
+            relay::reset(&socket);
         }
     }
 }

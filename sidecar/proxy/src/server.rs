@@ -13,6 +13,7 @@ use tpdocker_protocol::addr::Port;
 use tpdocker_protocol::admission::Role;
 use tpdocker_tunnel::{Side, Tunnel};
 
+use crate::handover::Handover;
 use crate::status::Status;
 use crate::{control, gate, ready, session};
 
@@ -74,6 +75,7 @@ struct Shared {
     config: Config,
     control_port: u16,
     status: Arc<Status>,
+    handover: Arc<Handover>,
     attached: Mutex<Option<Attached>>,
 }
 
@@ -92,7 +94,8 @@ impl Server {
         let ready = ready::bind(&config.ready_socket)
             .map_err(|source| BindError::Ready { name: config.ready_socket.clone(), source })?;
         let status = Arc::new(Status::new(config.declared.clone()));
-        let shared = Arc::new(Shared { config, control_port: address.port(), status, attached: Mutex::default() });
+        let (control_port, handover, attached) = (address.port(), Arc::default(), Mutex::default());
+        let shared = Arc::new(Shared { config, control_port, status, handover, attached });
         Ok(Self { listener, address, ready, shared })
     }
 
@@ -101,14 +104,16 @@ impl Server {
         self.address
     }
 
-    /// Serves until `shutdown` resolves; the tunnel is told why it ends.
+    /// Serves until `shutdown` resolves, and callers of a session that is handed over for a little longer; the tunnel is
+    /// told why it ends.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Self { listener, ready, shared, .. } = self;
         tokio::select! {
             () = accept(listener, Arc::clone(&shared)) => (),
             () = ready::serve(ready, Arc::clone(&shared.status)) => (),
-            () = shutdown => (),
+            () = async { shutdown.await; shared.handover.drain().await } => (),
         }
+        shared.handover.release();
         if let Some(attached) = shared.attached.lock().await.take() {
             attached.tunnel.close("the proxy pod is stopping");
             if tokio::time::timeout(GOODBYE_TIMEOUT, attached.session).await.is_err() {
@@ -146,7 +151,7 @@ impl Shared {
         match role {
             Role::Tunnel => self.attach(connection).await,
             Role::Control => {
-                if let Err(error) = control::serve(connection, self.status.watch()).await {
+                if let Err(error) = control::serve(connection, self.status.watch(), &self.handover).await {
                     tracing::info!("control connection: {error}");
                 }
             }
@@ -156,6 +161,9 @@ impl Shared {
     /// A newer tunnel replaces an older one: the CLI has a reason to dial anew, and knows more than this end.
     async fn attach(&self, connection: TcpStream) {
         let mut attached = self.attached.lock().await;
+        if self.handover.has_begun() {
+            return tracing::warn!("a tunnel came to a session that is handed over");
+        }
         if let Some(older) = attached.take() {
             older.tunnel.close("replaced by a newer tunnel");
             if let Err(error) = older.session.await {
@@ -165,7 +173,13 @@ impl Shared {
         let (reader, writer) = connection.into_split();
         let (tunnel, events) = Tunnel::start_halves(Side::Proxy, reader, writer);
         tracing::info!("a tunnel is attached");
-        let session = session::run(tunnel.clone(), events, Arc::clone(&self.status), self.control_port);
+        let session = session::run(
+            tunnel.clone(),
+            events,
+            Arc::clone(&self.status),
+            Arc::clone(&self.handover),
+            self.control_port,
+        );
         let session = tokio::spawn(async move {
             // Not inside of the macro: its arguments are evaluated only where its level is enabled.
             let closed = session.await;

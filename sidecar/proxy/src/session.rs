@@ -10,6 +10,7 @@ use tpdocker_protocol::errno::Errno;
 use tpdocker_tunnel::{Closed, Event, Events, Tunnel};
 
 use crate::dial;
+use crate::handover::Handover;
 use crate::listeners::Listeners;
 use crate::ping::{self, PingSockets};
 use crate::pod;
@@ -17,13 +18,20 @@ use crate::status::Status;
 use crate::udp::{IDLE_TIMEOUT, UdpSockets};
 
 /// Serves `tunnel` until it ends. It counts as attached once the sidecar has told its ports: a carrier that was admitted
-/// may have nobody at its other end. Ports of the app are closed after that: nobody is there to answer on them.
-pub(crate) async fn run(tunnel: Tunnel, mut events: Events, status: Arc<Status>, control_port: u16) -> Closed {
+/// may have nobody at its other end. Ports of the app are closed after that, since nobody is there to answer on them, unless
+/// they are the [`Handover`]'s by then.
+pub(crate) async fn run(
+    tunnel: Tunnel,
+    mut events: Events,
+    status: Arc<Status>,
+    handover: Arc<Handover>,
+    control_port: u16,
+) -> Closed {
     let own_addresses = pod::interface_addresses().unwrap_or_else(|error| {
         tracing::warn!("{error}");
         Vec::new()
     });
-    let (tcp, udp) = (Listeners::new(tunnel.clone()), UdpSockets::new(tunnel.clone()));
+    let (tcp, udp) = (Listeners::new(tunnel.clone(), Arc::clone(&handover)), UdpSockets::new(tunnel.clone()));
     let mut ports = Ports { tcp, udp, control_port, own_addresses };
     let mut pings = PingSockets::new(tunnel.clone());
     let mut sweep = tokio::time::interval(ping::IDLE_TIMEOUT / 4);
@@ -43,6 +51,7 @@ pub(crate) async fn run(tunnel: Tunnel, mut events: Events, status: Arc<Status>,
                 }
                 Some(Event::Datagram(datagram)) => ports.udp.send(&datagram),
                 Some(Event::Echo(echo)) => pings.send(&echo),
+                Some(Event::Listen(_)) if handover.has_begun() => (),
                 Some(Event::Listen(wanted)) => {
                     let (bound, failed) = ports.listen(&wanted).await;
                     status.attached(bound.clone(), failed.clone());
@@ -60,8 +69,12 @@ pub(crate) async fn run(tunnel: Tunnel, mut events: Events, status: Arc<Status>,
             }
         }
     }
-    status.detached();
-    ports.listen(&[]).await;
+    if handover.has_begun() {
+        handover.keep(ports.tcp);
+    } else {
+        status.detached();
+        ports.listen(&[]).await;
+    }
     tunnel.closed().await
 }
 

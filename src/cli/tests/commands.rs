@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use super::{failure, run, settings, surroundings, wrong};
 use crate::cli::{Request, Surroundings, parse};
-use crate::settings::{Command, ComposeAction, ImageSettings, OutputFormat};
+use crate::settings::{Command, ComposeAction, ImageSettings, OutputFormat, RbacTarget, Subject, TargetKind, Which};
 
 #[test]
 fn v_is_a_volume_after_run_and_verbosity_in_front_of_it() {
@@ -96,9 +96,74 @@ fn the_other_commands_are_read() {
 }
 
 #[test]
+fn a_role_is_for_everything_a_kind_or_a_workload_and_for_whom_it_is_may_be_said() {
+    let rbac = |args: &[&str]| match settings(&[&["tpdocker", "rbac", "-n", "staging"], args].concat()).command {
+        Command::Rbac(rbac) => rbac,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(rbac(&[]).swap, None);
+    assert_eq!(rbac(&["--swap", "sts"]).swap, Some(RbacTarget::Kind(TargetKind::StatefulSet)));
+    for (typed, kind) in [("web", None), ("deployment/deployment", Some(TargetKind::Deployment))] {
+        let Some(RbacTarget::One(target)) = rbac(&["--swap", typed]).swap else { panic!("{typed}") };
+        assert_eq!(target.kind, kind);
+    }
+    let it = rbac(&["--group", "dev", "--user", "ann", "--service-account", "ci", "--user", "bob"]);
+    let users = ["ann", "bob"].map(|name| Subject::User(name.into()));
+    let others = [Subject::Group("dev".into()), Subject::ServiceAccount("ci".into())];
+    assert_eq!(it.subjects, [users, others].concat());
+}
+
+#[test]
+fn the_doctor_is_told_what_is_to_be_swapped() {
+    let Command::Doctor(it) = settings(&["tpdocker", "doctor", "--swap", "svc/web", "--proxy-image", "p:2"]).command
+    else {
+        panic!("not the doctor")
+    };
+    assert_eq!(it.swap.unwrap().kind, Some(TargetKind::Service));
+    assert_eq!(it.proxy_image.as_deref(), Some("p:2"));
+}
+
+#[test]
 fn an_argument_that_is_not_utf8_is_refused_by_its_place() {
     use std::os::unix::ffi::OsStringExt as _;
     let argv = ["tpdocker", "run"].map(OsString::from).into_iter().chain([OsString::from_vec(vec![0xff, b'x'])]);
     let failure = parse(argv, &surroundings()).expect_err("not UTF-8");
     assert!(failure.error.to_string().starts_with("argument 2 is not valid UTF-8"));
+}
+
+#[test]
+fn restore_takes_a_name_or_all_and_not_both_or_neither() {
+    let restore = |args: &[&str]| {
+        let Command::Restore(it) = settings(&[&["tpdocker", "restore"], args].concat()).command else {
+            panic!("{args:?}")
+        };
+        (it.cluster.namespace, it.target.map(|target| target.name))
+    };
+    assert_eq!(restore(&["-n", "staging", "deploy/web"]), (Some("staging".into()), Some("web".into())));
+    assert_eq!(restore(&["--all"]), (None, None));
+    failure(&["tpdocker", "restore"]);
+    failure(&["tpdocker", "restore", "--all", "web"]);
+}
+
+#[test]
+fn stop_takes_the_only_session_unless_it_is_told_which() {
+    let stop = |args: &[&str]| match settings(&[&["tpdocker", "stop"], args].concat()).command {
+        Command::Stop(which) => which,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(stop(&[]), Which::Only);
+    assert_eq!(stop(&["a1"]), Which::Session("a1".into()));
+    assert_eq!(stop(&["--all"]), Which::All);
+    failure(&["tpdocker", "stop", "--all", "a1"]);
+}
+
+#[test]
+fn status_looks_in_one_namespace_or_in_all() {
+    let status = |args: &[&str]| match settings(&[&["tpdocker", "status"], args].concat()).command {
+        Command::Status(it) => (it.cluster.namespace, it.cluster.context, it.all_namespaces),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(status(&["-n", "staging", "--context", "dev"]), (Some("staging".into()), Some("dev".into()), false));
+    assert_eq!(status(&["-A"]), (None, None, true));
+    failure(&["tpdocker", "status", "-A", "-n", "staging"]);
 }

@@ -51,6 +51,11 @@ pub(super) fn skip_init_containers(draft: &mut Draft, value: &str, _: &Surroundi
     Ok(())
 }
 
+pub(super) fn take_over(draft: &mut Draft, value: &str, _: &Surroundings) -> Applied {
+    draft.take_over = switch(value)?;
+    Ok(())
+}
+
 pub(super) fn dry_run(draft: &mut Draft, value: &str, _: &Surroundings) -> Applied {
     draft.dry_run = switch(value)?;
     Ok(())

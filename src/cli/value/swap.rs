@@ -7,7 +7,7 @@ use crate::cli::Surroundings;
 use crate::cli::draft::Draft;
 use crate::cli::error::ValueError;
 use crate::cluster::FixtureKind;
-use crate::settings::{SwapTarget, TargetKind};
+use crate::settings::{RbacTarget, SwapTarget, TargetKind};
 
 /// Kinds by the names kubectl knows them by, without their group.
 const KINDS: &[(&[&str], TargetKind, &str)] = &[
@@ -25,6 +25,7 @@ const UNSUPPORTED: &[(&[&str], &str)] = &[
     (&["replicationcontroller", "replicationcontrollers", "rc"], "a ReplicationController"),
     (&["rollout", "rollouts", "ro"], "a Rollout"),
 ];
+const INSTEAD: &str = "service/NAME, deployment/NAME, statefulset/NAME, replicaset/NAME, or NAME alone";
 /// RFC 1123, section 2.1, and RFC 1035, section 2.3.4, as Kubernetes' object names and labels keep to them.
 const LABEL_MAX: usize = 63;
 const SUBDOMAIN_MAX: usize = 253;
@@ -62,6 +63,26 @@ impl FromStr for SwapTarget {
     }
 }
 
+impl FromStr for RbacTarget {
+    type Err = ValueError;
+
+    /// `KIND`, or as `--swap` of `run`. A workload that is called like a kind is named with its kind.
+    fn from_str(value: &str) -> Result<Self, ValueError> {
+        let target = match kind(value) {
+            Ok(kind) => Self::Kind(kind),
+            Err(_) => Self::One(value.parse()?),
+        };
+        match target {
+            Self::Kind(TargetKind::Fixture(kind))
+            | Self::One(SwapTarget { kind: Some(TargetKind::Fixture(kind)), .. }) => Err(ValueError::Unsupported {
+                what: format!("a {} cannot be swapped", kind.as_str()),
+                instead: INSTEAD.to_owned(),
+            }),
+            target => Ok(target),
+        }
+    }
+}
+
 pub(in crate::cli) fn namespace(draft: &mut Draft, value: &str, _: &Surroundings) -> Applied {
     if !is_label(value) {
         return Err(ValueError::grammar("it is not the name of a namespace"));
@@ -80,7 +101,7 @@ fn kind(typed: &str) -> Result<TargetKind, ValueError> {
             return Ok(*kind);
         }
     }
-    let instead = "service/NAME, deployment/NAME, statefulset/NAME, replicaset/NAME, or NAME alone".to_owned();
+    let instead = INSTEAD.to_owned();
     match UNSUPPORTED.iter().find(|(names, _)| names.contains(&name)) {
         Some((_, article)) => {
             Err(ValueError::Unsupported { what: format!("{article} cannot be swapped yet"), instead })

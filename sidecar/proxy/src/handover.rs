@@ -1,0 +1,136 @@
+//! The end of a session, as its callers see it: what the app no longer answers, the original does.
+//!
+//! The CLI begins the handover when the app has ended and nobody else serves yet. From then on the pod stays ready and
+//! its ports stay open, with or without a tunnel: who calls waits here, and so does who waited in the sidecar for the
+//! app to listen again. When the CLI names pods of the original, connections are spliced to the same port of one of them.
+//!
+//! A pod that is deleted gets connections for about a second more, until every node has heard of it
+//! (<https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-termination-flow>). So [`Handover::drain`] goes
+//! on until nobody has called for a while, and then closes connections in which nobody waits for an answer: for a client
+//! that keeps them for its next request, an end that it expects (RFC 9112, section 9.3.1).
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+use tpdocker_protocol::contract::PROXY_DRAINS_WITHIN;
+
+use crate::listeners::Listeners;
+use crate::relay::{self, Traffic};
+
+/// A pod of the same cluster answers a SYN in a fraction of it; one that does not is gone, or out of reach.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// So long nobody must have called: kube-proxy writes its rules at most once a second by default.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// Who answers instead of the app; nobody asks as long as it has not begun.
+#[derive(Debug, Default)]
+pub(crate) struct Handover {
+    /// `None` before it has begun; then the pods of the original, which may be none yet.
+    to: watch::Sender<Option<Vec<IpAddr>>>,
+    /// Connections that came so far.
+    calls: watch::Sender<u64>,
+    /// Connections that are spliced or wait.
+    active: watch::Sender<usize>,
+    leaving: watch::Sender<bool>,
+    turn: AtomicUsize,
+    kept: Mutex<Option<Listeners>>,
+}
+
+impl Handover {
+    /// Begins, or names other pods.
+    pub(crate) fn hand_over(&self, to: Vec<IpAddr>) {
+        self.to.send_replace(Some(to));
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.to.borrow().is_some()
+    }
+
+    /// Resolves when it begins.
+    pub(crate) async fn begun(&self) {
+        // The sender is here, so this does not fail.
+        drop(self.to.subscribe().wait_for(Option::is_some).await);
+    }
+
+    /// The ports outlive the tunnel that opened them.
+    pub(crate) fn keep(&self, listeners: Listeners) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(listeners);
+    }
+
+    /// Closes the ports that were kept.
+    pub(crate) fn release(&self) {
+        drop(self.kept.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Splices a connection to `port` of the original, as soon as there is one. Resets it when no pod can be reached.
+    pub(crate) async fn pass_on(&self, port: u16, caller: TcpStream) {
+        self.calls.send_modify(|calls| *calls += 1);
+        let _counted = Counted::new(&self.active);
+        let named = |to: &Option<Vec<IpAddr>>| to.as_ref().is_some_and(|to| !to.is_empty());
+        let to = match self.to.subscribe().wait_for(named).await {
+            Ok(to) => to.clone().unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
+        let outcome = match self.dial(&to, port).await {
+            Ok(pod) => relay::relay(caller, pod, self.leaving.subscribe()).await,
+            Err(error) => {
+                relay::reset(&caller);
+                Err(error)
+            }
+        };
+        match outcome {
+            Ok(Traffic { up, down }) => tracing::debug!("passed on to port {port}: {up} bytes up, {down} down"),
+            Err(error) => tracing::info!("a connection to port {port} could not be passed on: {error}"),
+        }
+    }
+
+    /// The pods take turns; one that does not answer is passed over.
+    async fn dial(&self, to: &[IpAddr], port: u16) -> io::Result<TcpStream> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let mut failed = io::Error::from(io::ErrorKind::NotConnected);
+        for ip in to.iter().cycle().skip(turn % to.len().max(1)).take(to.len()) {
+            match timeout(DIAL_TIMEOUT, TcpStream::connect(SocketAddr::new(*ip, port))).await {
+                Ok(Ok(pod)) => return Ok(pod),
+                Ok(Err(error)) => failed = error,
+                Err(_) => failed = io::ErrorKind::TimedOut.into(),
+            }
+        }
+        Err(failed)
+    }
+
+    /// Serves until nobody comes any more, when there is somebody to pass connections on to.
+    pub(crate) async fn drain(&self) {
+        if self.to.borrow().as_ref().is_none_or(Vec::is_empty) {
+            return;
+        }
+        let limit = Instant::now() + PROXY_DRAINS_WITHIN;
+        let mut calls = self.calls.subscribe();
+        while Instant::now() < limit && timeout(QUIET, calls.changed()).await.is_ok() {}
+        self.leaving.send_replace(true);
+        let mut active = self.active.subscribe();
+        if timeout_at(limit, active.wait_for(|active| *active == 0)).await.is_err() {
+            tracing::info!("{} connections are cut off", *active.borrow());
+        }
+    }
+}
+
+struct Counted<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Counted<'a> {
+    fn new(active: &'a watch::Sender<usize>) -> Self {
+        active.send_modify(|active| *active += 1);
+        Self(active)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|active| *active -= 1);
+    }
+}

@@ -1,0 +1,29 @@
+//! A whole session under constant load from a pod, from before the swap until after the restore.
+
+use crate::load::{APP, Load};
+use crate::support::{NAMESPACE, SERVICE_IMAGE, Tpdocker, assert_restored, copy_that_answers, staging, world};
+
+#[test]
+fn no_request_fails_from_before_the_swap_until_after_the_restore() {
+    const CLUSTER: &str = r#"{"status": "ok"}"#;
+    const LAPTOP: &str = r#""laptop""#;
+    let _staging = staging();
+    let before = world();
+    let load = Load::start();
+    load.goes_on();
+    let flags = ["run", "--swap", "servicename", "-n", NAMESPACE, "--rm"];
+    let session = Tpdocker::start(&[&flags[..], &[SERVICE_IMAGE, "python3", "-c", APP, "finish"]].concat());
+    session.says("servicename is at 0");
+    load.goes_on();
+    session.interrupt().code(0);
+    load.goes_on();
+    // The pods of both have gone by then, and with them who was in their hands.
+    assert_restored(&before);
+    load.goes_on();
+    let report = load.end();
+    println!("{} requests, {} failed, longest {:.1} s", report.answered(), report.failed.len(), report.longest);
+    assert!(report.failed.is_empty(), "{report:?}");
+    assert!(report.answers.contains_key(CLUSTER) && report.answers.contains_key(LAPTOP), "{report:?}");
+    assert_eq!(report.answers.len(), 2, "{report:?}");
+    assert_eq!(copy_that_answers().as_deref(), Ok("cluster"));
+}
