@@ -120,7 +120,9 @@ impl Purpose {
         match self {
             Self::Any => {
                 rules.of_swap(minor);
-                Kind::ALL.into_iter().for_each(|kind| rules.on(kind, None));
+                for kind in Kind::ALL {
+                    rules.on(kind, None);
+                }
             }
             Self::Kind(kind) => {
                 rules.of_swap(minor);
@@ -209,9 +211,9 @@ impl Cluster {
                 // The workload is not known, and the name may be its Service's.
                 let mut rules = Rules(Vec::new());
                 if swaps {
-                    rules.of_swap(self.minor())
+                    rules.of_swap(self.minor());
                 } else {
-                    rules.of_likeness(self.minor())
+                    rules.of_likeness(self.minor());
                 }
                 let missing = self.missing(&rules.needed()).await?;
                 if !missing.is_empty() {

@@ -133,15 +133,12 @@ struct Up {
 impl Work<'_> {
     async fn carry_out(&self, stdio: Stdio, signals: &mut Signals) -> Result<Ended, Error> {
         let mut lost = std::pin::pin!(self.session.lost());
-        let mut up = tokio::select! {
+        let up = tokio::select! {
             up = self.bring_up(stdio) => up,
             lost = &mut lost => Err(lost.into()),
             received = signals.end() => return Ok(Ended { code: received.exit_code(), ran: false }),
         }?;
-        let code = self.attend(&mut up, lost, signals).await;
-        // As long as there is a tunnel: who waits at its end for the app is taken along.
-        self.session.hand_over(&up.attached).await;
-        Ok(Ended { code: code?, ran: true })
+        Ok(Ended { code: Box::pin(self.attend(up, lost, signals)).await?, ran: true })
     }
 
     async fn bring_up(&self, stdio: Stdio) -> Result<Up, Error> {
@@ -209,29 +206,34 @@ impl Work<'_> {
     /// From the app's start to its end: one loop puts the app, the swap and the signals in order.
     async fn attend(
         &self,
-        up: &mut Up,
+        up: Up,
         mut lost: Pin<&mut impl Future<Output = Lost>>,
         signals: &mut Signals,
     ) -> Result<u8, Error> {
-        let Up { attached, app, running, link, .. } = up;
+        let Up { attached, app, mut running, link, _renewal } = up;
         let mut sidecar_ended = std::pin::pin!(link.sidecar_ended());
-        let mut swap = std::pin::pin!(self.session.swap(attached));
+        let mut swap = std::pin::pin!(self.session.swap(&attached));
         let mut swapped = false;
         let mut reader_gone = std::pin::pin!(running.reader_gone());
         let mut reading = true;
         let mut deadline = std::pin::pin!(tokio::time::sleep(FAR));
         loop {
             tokio::select! {
-                ended = running.wait() => return Ok(self.ended(ended?)),
+                ended = running.wait() => {
+                    // As long as there is a tunnel: who waits at its end for the app is taken along.
+                    self.session.hand_over(&attached).await;
+                    return Ok(self.ended(ended?));
+                }
                 outcome = &mut swap, if !swapped => match outcome {
                     Ok(()) => swapped = true,
                     Err(error) => {
-                        stop(app).await;
+                        self.session.hand_over(&attached).await;
+                        stop(&app).await;
                         return Err(error);
                     }
                 },
                 lost = &mut lost => {
-                    stop(app).await;
+                    stop(&app).await;
                     return Err(lost.into());
                 }
                 lost = &mut sidecar_ended => {

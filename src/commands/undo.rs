@@ -118,9 +118,9 @@ impl Explain for Failure {
         match self {
             Self::Engine(error) => error.hint(),
             Self::Cluster { left: left @ Left::Proxy { .. }, .. }
-            | Self::Both { left: left @ Left::Proxy { .. }, .. } => Some(left.cure()),
+            | Self::Both { left: left @ Left::Proxy { .. }, .. }
+            | Self::Impatient { left } => Some(left.cure()),
             Self::Cluster { source: error, .. } | Self::Both { cluster: error, .. } => error.hint(),
-            Self::Impatient { left } => Some(left.cure()),
         }
     }
 }

@@ -6,8 +6,9 @@
 //!
 //! A pod that is deleted gets connections for about a second more, until every node has heard of it
 //! (<https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-termination-flow>). So [`Handover::drain`] goes
-//! on until nobody has called for a while, and then closes connections in which nobody waits for an answer: for a client
-//! that keeps them for its next request, an end that it expects (RFC 9112, section 9.3.1).
+//! on until nobody has called for a while, also when it is another session's proxy or another pod that comes after this
+//! one. Connections that were passed on are then closed where nobody waits for an answer: for a client that keeps them for its
+//! next request, an end that it expects (RFC 9112, section 9.3.1).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -48,6 +49,11 @@ impl Handover {
         self.to.send_replace(Some(to));
     }
 
+    /// Somebody called, whoever answers.
+    pub(crate) fn called(&self) {
+        self.calls.send_modify(|calls| *calls += 1);
+    }
+
     pub(crate) fn has_begun(&self) -> bool {
         self.to.borrow().is_some()
     }
@@ -70,7 +76,6 @@ impl Handover {
 
     /// Splices a connection to `port` of the original, as soon as there is one. Resets it when no pod can be reached.
     pub(crate) async fn pass_on(&self, port: u16, caller: TcpStream) {
-        self.calls.send_modify(|calls| *calls += 1);
         let _counted = Counted::new(&self.active);
         let named = |to: &Option<Vec<IpAddr>>| to.as_ref().is_some_and(|to| !to.is_empty());
         let to = match self.to.subscribe().wait_for(named).await {
@@ -104,9 +109,10 @@ impl Handover {
         Err(failed)
     }
 
-    /// Serves until nobody comes any more, when there is somebody to pass connections on to.
-    pub(crate) async fn drain(&self) {
-        if self.to.borrow().as_ref().is_none_or(Vec::is_empty) {
+    /// Serves until nobody comes any more, when there is somebody who answers: the app (`ready`), or the original.
+    pub(crate) async fn drain(&self, ready: bool) {
+        let somebody = self.to.borrow().as_ref().map_or(ready, |to| !to.is_empty());
+        if !somebody {
             return;
         }
         let limit = Instant::now() + PROXY_DRAINS_WITHIN;

@@ -105,6 +105,7 @@ async fn accept(listener: TcpListener, port: u16, tunnel: Tunnel, handover: Arc<
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => {
+                handover.called();
                 tokio::spawn(deliver(tunnel.clone(), Arc::clone(&handover), port, canonical(peer), socket));
             }
             Err(error) => {

@@ -104,14 +104,13 @@ impl Server {
         self.address
     }
 
-    /// Serves until `shutdown` resolves, and callers of a session that is handed over for a little longer; the tunnel is
-    /// told why it ends.
+    /// Serves until `shutdown` resolves, and for a little longer as long as somebody calls; the tunnel is told why it ends.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Self { listener, ready, shared, .. } = self;
         tokio::select! {
             () = accept(listener, Arc::clone(&shared)) => (),
             () = ready::serve(ready, Arc::clone(&shared.status)) => (),
-            () = async { shutdown.await; shared.handover.drain().await } => (),
+            () = async { shutdown.await; shared.handover.drain(shared.status.ready()).await } => (),
         }
         shared.handover.release();
         if let Some(attached) = shared.attached.lock().await.take() {

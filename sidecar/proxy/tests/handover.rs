@@ -126,3 +126,16 @@ async fn another_tunnel_is_not_taken_any_more() {
     let (tunnel, _events) = proxy.attach().await;
     timeout(PATIENCE, tunnel.closed()).await.expect("it is closed");
 }
+
+#[tokio::test]
+async fn a_ready_pod_that_is_deleted_serves_who_still_comes_through_its_tunnel() {
+    let port = free_port().await;
+    let mut proxy = Proxy::start(vec![tcp(port)]).await;
+    let (tunnel, mut events) = proxy.attach().await;
+    listen(&tunnel, &mut events, &[tcp(port)]).await;
+    proxy.shutdown_tx.take().unwrap().send(()).unwrap();
+    let _caller = TcpStream::connect((POD, port)).await.unwrap();
+    let delivered = timeout(PATIENCE, events.next()).await.expect("in time");
+    assert!(matches!(delivered, Some(Event::Open(_))), "{delivered:?}");
+    timeout(PATIENCE, &mut proxy.server).await.expect("the server ends").unwrap();
+}
