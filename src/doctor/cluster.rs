@@ -71,13 +71,17 @@ async fn rights(cluster: &Cluster, settings: &DoctorSettings) -> (Line, Option<S
     match found {
         Ok((Some(notice), stance)) => (Line::note("rights", notice), stance),
         Ok((None, Some(stance))) => {
-            (Line::ok("rights", format!("all that a session needs on {}", stance.told())), Some(stance))
+            (Line::ok("rights", format!("all that a session needs on {}", swapped(&stance))), Some(stance))
         }
         Ok((None, None)) => {
             (Line::ok("rights", "all that a session needs on any Deployment; --swap NAME asks for one workload"), None)
         }
         Err(error) => (Line::failed("rights", error), None),
     }
+}
+
+fn swapped(stance: &Stance) -> String {
+    stance.workload().map_or_else(|| stance.told(), |workload| workload.reference.to_string())
 }
 
 async fn pod_security(cluster: &Cluster, stance: Option<&Stance>, settings: &DoctorSettings) -> Line {
@@ -106,7 +110,7 @@ async fn pod_security(cluster: &Cluster, stance: Option<&Stance>, settings: &Doc
         CHECK,
         Code::Proxy,
         format!("the namespace enforces `{level}`, which refuses the proxy: {}", rules.join(", ")),
-        format!("change these in the pod template of {}, from which the proxy is made", stance.told()),
+        format!("change these in the pod template of {}, from which the proxy is made", swapped(stance)),
     )
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::batch::v1::CronJob;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{Service, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::Api;
@@ -224,21 +224,17 @@ async fn the_role_for_a_session_like_something_is_all_that_it_needs_and_no_more(
 }
 
 #[tokio::test]
-async fn the_role_for_a_session_like_a_cron_job_is_all_that_it_needs_and_no_more() {
+async fn the_role_for_a_session_like_a_job_is_all_that_it_needs_and_no_more() {
     load_proxy_image();
     in_namespace(|cluster| async move {
         let container = json!({ "name": "report", "image": IMAGE, "imagePullPolicy": "Never" });
         let pod = json!({ "spec": { "restartPolicy": "Never", "containers": [container] } });
-        create::<CronJob>(
+        create::<Job>(
             &cluster,
-            json!({
-                "metadata": { "name": "report" },
-                "spec": { "schedule": "0 0 1 1 *", "jobTemplate": { "spec": { "template": pod } } },
-            }),
+            json!({ "metadata": { "name": "report" }, "spec": { "parallelism": 0, "template": pod } }),
         )
         .await;
-        let kind = Some(TargetKind::Fixture(FixtureKind::CronJob));
-        let report = SwapTarget { kind, ..target("report") };
+        let report = SwapTarget { kind: Some(TargetKind::Fixture(FixtureKind::Job)), ..target("report") };
         Box::pin(the_printed_role_is_the_smallest(cluster, Intent::Like(report))).await;
     })
     .await;
