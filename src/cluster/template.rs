@@ -1,11 +1,11 @@
 //! The proxy's Deployment: a pod template, of the workload's own in a swap, with one container exchanged.
 //!
 //! What differs between a swap, a session beside a workload and one on its own is decided before, in the
-//! [`PodModel`] that the template is taken from; here is one path for all. Of a swapped workload everything that decides where a pod may run, what it may reach and what it is given stays: labels (so Services,
-//! network policies and meshes treat it as the original), annotations, volumes, environment, service account,
-//! scheduling, init and sibling containers. What belongs to the exchanged program goes: its command, its probes, its
-//! privileges. Pure: the same stance and the same [`ProxySpec`] give the same Deployment, which is what the golden
-//! tests and `--dry-run` show.
+//! [`PodModel`] that the template is taken from; here is one path for all. Of a swapped workload everything that decides
+//! where a pod may run, what it may reach and what it is given stays: labels (so Services, network policies and meshes
+//! treat it as the original), annotations, volumes, environment, service account, scheduling, init and sibling
+//! containers. What belongs to the exchanged program goes: its command, its probes, its privileges. Pure: the same stance
+//! and the same [`ProxySpec`] give the same Deployment, which is what the golden tests and `--dry-run` show.
 
 use std::collections::BTreeMap;
 use std::fmt;
