@@ -1,8 +1,8 @@
 //! A session of somebody who has the printed Role and nothing else.
 
 use crate::support::{
-    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, apply, assert_restored, copy_that_answers, kubeconfig_of_account,
-    kubectl, staging, until, world,
+    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, apply, assert_restored, kubeconfig_of_account, kubectl, staging,
+    until, until_answered_by, world,
 };
 
 const SWAP: [&str; 9] = ["run", "--swap", "servicename", "-n", NAMESPACE, "--rm", "-e", "COPY=laptop", SERVICE_IMAGE];
@@ -28,7 +28,7 @@ fn the_printed_role_is_enough_for_a_whole_session_and_without_it_nothing_is_chan
         });
         let session = swap();
         session.says("is answered here");
-        assert_eq!(copy_that_answers().as_deref(), Ok("laptop"));
+        until_answered_by("laptop");
         let ended = session.interrupt();
         assert!(ended.stderr.contains("servicename is back, 2/2 ready"), "{}", ended.stderr);
         assert!(!ended.stderr.contains("may not"), "{}", ended.stderr);

@@ -6,20 +6,12 @@ use serde_json::Value;
 
 use crate::support::{
     NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, copy_that_answers, kubeconfig_of_a_dead_server,
-    kubectl, staging, status, until, world,
+    kubectl, staging, status, until, until_answered_by, world,
 };
 
 const SWAP: [&str; 9] = ["run", "--swap", "servicename", "-n", NAMESPACE, "--rm", "-e", "COPY=laptop", SERVICE_IMAGE];
 fn replicas() -> String {
     kubectl(&["get", "deployment", "servicename", "-o=jsonpath={.spec.replicas}"])
-}
-
-/// The nodes hear of endpoints that went a moment later than the API server.
-fn until_answered_by(copy: &str) {
-    until("the right copy to answer", PATIENCE, || match copy_that_answers() {
-        Ok(answered) if answered == copy => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
 }
 
 #[test]

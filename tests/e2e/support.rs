@@ -170,6 +170,14 @@ pub fn runtime_dir() -> PathBuf {
     path
 }
 
+/// The nodes hear of endpoints that went a moment later than the API server.
+pub fn until_answered_by(copy: &str) {
+    until("the right copy to answer", PATIENCE, || match copy_that_answers() {
+        Ok(answered) if answered == copy => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+}
+
 /// What `tpdocker status` tells of the namespace and this machine.
 pub fn status() -> serde_json::Value {
     let ended = Tpdocker::run(&["--output", "json", "status", "-n", NAMESPACE]).code(0);
