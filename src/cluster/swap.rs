@@ -44,6 +44,8 @@ pub struct Claimed {
 pub struct Restored {
     /// The record that was found; `None` when nothing was swapped.
     pub record: Option<SwapRecord>,
+    /// The record of another session, which has it now.
+    pub holder: Option<SwapRecord>,
     /// Replicas that are wanted.
     pub replicas: i32,
     /// Replicas that are ready.
@@ -197,12 +199,15 @@ impl Cluster {
     ) -> Result<Restored, ClusterError> {
         let now = match self.moment(reference).await {
             Ok(now) => now,
-            Err(ClusterError::NotFound { .. }) => return Ok(Restored { record: None, replicas: 0, ready: 0 }),
+            Err(ClusterError::NotFound { .. }) => return Ok(Restored::nothing(0, 0)),
             Err(error) => return Err(error),
         };
         let record = match now.record {
             Some(Ok(record)) if session.is_none_or(|session| session == record.session) => record,
-            Some(Ok(_)) | None => return Ok(Restored { record: None, replicas: now.replicas, ready: now.ready }),
+            Some(Ok(other)) => {
+                return Ok(Restored { holder: Some(other), ..Restored::nothing(now.replicas, now.ready) });
+            }
+            None => return Ok(Restored::nothing(now.replicas, now.ready)),
             Some(Err(text)) => {
                 return Err(changed(reference, &format!("carries a swap record of another release: {text}")));
             }
@@ -213,6 +218,11 @@ impl Cluster {
         if back.replicas == 0 {
             match self.scale(reference, &record.session, record.replicas).await {
                 Ok(()) => back.replicas = record.replicas,
+                // Taken over a moment ago: what is left to do is that session's.
+                Err(ClusterError::Held { .. }) if session.is_some() => {
+                    let holder = self.swap_of(reference).await?;
+                    return Ok(Restored { holder, ..Restored::nothing(back.replicas, back.ready) });
+                }
                 Err(error) => left.push(format!("scale to {}: {}", record.replicas, text_of(&error))),
             }
         }
@@ -232,7 +242,7 @@ impl Cluster {
             left.push(format!("remove the annotation {ANNOTATION_SWAP}: {}", text_of(&error)));
         }
         if left.is_empty() {
-            Ok(Restored { record: Some(record), replicas: back.replicas, ready: back.ready })
+            Ok(Restored { record: Some(record), ..Restored::nothing(back.replicas, back.ready) })
         } else {
             Err(ClusterError::Restore { workload: Box::new(reference.clone()), left })
         }
@@ -353,6 +363,14 @@ pub(super) fn record_of(object: &DynamicObject) -> Option<Result<SwapRecord, Str
 /// The time for [`SwapRecord::since`].
 pub fn since_now() -> String {
     Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+// === impl Restored ===
+
+impl Restored {
+    fn nothing(replicas: i32, ready: i32) -> Self {
+        Self { record: None, holder: None, replicas, ready }
+    }
 }
 
 // === impl Moment ===

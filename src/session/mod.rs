@@ -395,7 +395,10 @@ impl Session {
         } else {
             // Nothing was swapped, or whoever changed or deleted the workload took the record along; not the proxy.
             self.found.cluster.delete_proxy(self.proxy_name(), session, |text| step.progress(text)).await?;
-            format!("{} is as it was", reference.name)
+            match &restored.holder {
+                Some(other) => format!("{} is {}'s now (session {})", reference.name, other.owner, other.session),
+                None => format!("{} is as it was", reference.name),
+            }
         };
         step.done(facts);
         Ok(restored)

@@ -111,7 +111,7 @@ fn a_take_over_hands_the_service_on_and_the_session_that_lost_it_ends_and_restor
     let second = Tpdocker::start(&[&["run", "--take-over"], &line[1..]].concat());
     second.says("is answered here");
     let first = first.wait().code(89);
-    for words in ["takes Deployment `servicename` over", "was taken over by"] {
+    for words in ["takes Deployment `servicename` over", "was taken over by", "'s now (session"] {
         assert!(first.stderr.contains(words), "{}", first.stderr);
     }
     assert_eq!(replicas(), "0");

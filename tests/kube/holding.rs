@@ -85,7 +85,7 @@ async fn of_ten_sessions_at_once_one_wins_and_of_ten_that_take_over_one_and_the_
         let error = cluster.scale(&workload.reference, &first.session, 2).await.unwrap_err();
         assert_eq!(error.code(), Code::Held);
         let nothing = cluster.restore(&workload.reference, Some(&first.session), || ready(()), |_| {}).await.unwrap();
-        assert_eq!((nothing.record, replicas(&cluster).await), (None, Some(0)));
+        assert_eq!((nothing.record, nothing.holder.as_ref(), replicas(&cluster).await), (None, Some(&second), Some(0)));
         let restored = cluster.restore(&workload.reference, Some(&second.session), || ready(()), |_| {}).await.unwrap();
         assert_eq!((restored.record, restored.ready, replicas(&cluster).await), (Some(second), 2, Some(2)));
     })
