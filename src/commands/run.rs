@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::undo;
 use crate::cluster::PodMount;
 use crate::docker::{App, Engine, Exit, Running, Sidecar, SidecarSpec, Stdio};
-use crate::error::{Bug, Error, HostError};
+use crate::error::{Error, HostError};
 use crate::event::Reporter;
 use crate::output::{Console, TerminalMode, result};
 use crate::plan::{self, plan};
@@ -91,13 +91,7 @@ async fn prepare(settings: &RunSettings, output: OutputFormat, reporter: &Report
             net: &settings.net,
             files: &files,
         });
-        let text = match output {
-            OutputFormat::Text => plan.to_text(),
-            OutputFormat::Json => {
-                serde_json::to_string(&plan).map_err(|error| Bug::caused_by("the plan is not JSON", error))? + "\n"
-            }
-        };
-        result::print(&text)?;
+        result::report(output, &plan, || plan.to_text())?;
         return Ok(None);
     }
     for note in notes {

@@ -5,7 +5,11 @@
 
 use std::io::{ErrorKind, Write as _};
 
-use crate::error::HostError;
+use serde::Serialize;
+
+use super::lines::clean;
+use crate::error::{Bug, Error, HostError};
+use crate::settings::OutputFormat;
 
 /// Writes `text` to stdout as it is. A reader that has gone is no error.
 pub fn print(text: &str) -> Result<(), HostError> {
@@ -16,4 +20,16 @@ pub fn print(text: &str) -> Result<(), HostError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Writes a report: for a person its `text`, in which names that come from elsewhere do not steer the terminal, or for a
+/// script one JSON value on a line, which has no control characters.
+pub fn report(format: OutputFormat, report: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Error> {
+    let printed = match format {
+        OutputFormat::Text => clean(&text()),
+        OutputFormat::Json => {
+            serde_json::to_string(report).map_err(|error| Bug::caused_by("a report is not JSON", error))? + "\n"
+        }
+    };
+    Ok(print(&printed)?)
 }

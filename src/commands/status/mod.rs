@@ -13,7 +13,7 @@ use tpdocker_protocol::contract::ROLE_SIDECAR;
 use super::undo;
 use crate::cluster::{Cluster, ClusterError, Holders, Orphan, Other, ProxyState, Scope};
 use crate::docker::{Engine, EngineError, SessionContainer};
-use crate::error::{Bug, Error};
+use crate::error::Error;
 use crate::output::{Console, result};
 use crate::session::rundir::{self, Known};
 use crate::settings::{OutputFormat, StatusSettings};
@@ -82,13 +82,7 @@ pub async fn status(settings: StatusSettings, output: OutputFormat, console: &Co
     let (containers, no_engine) = apart(containers);
     let (cluster, no_cluster) = apart(cluster);
     let status = Status { machine: Machine::of(known, containers), cluster };
-    let printed = match output {
-        OutputFormat::Text => status.to_text(),
-        OutputFormat::Json => {
-            serde_json::to_string(&status).map_err(|error| Bug::caused_by("the status is not JSON", error))? + "\n"
-        }
-    };
-    result::print(&printed)?;
+    result::report(output, &status, || status.to_text())?;
     undo::conclude(console, no_engine.map_or(Ok(0), Err), no_cluster.map_or(Ok(()), Err))
 }
 
