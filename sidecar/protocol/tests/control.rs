@@ -71,9 +71,8 @@ fn a_length_over_the_limit_is_refused_before_the_message_comes() {
 
 fn letter() -> impl Strategy<Value = Letter> {
     let method = prop_oneof![Just(Method::Get), Just(Method::Patch), Just(Method::Delete)];
-    let request = (method, any::<String>(), any::<Option<String>>(), any::<String>(), any::<Vec<u16>>()).prop_map(
-        |(method, path, content_type, body, done)| LetterRequest { method, path, content_type, body, done },
-    );
+    let request = (method, any::<String>(), any::<Option<String>>(), any::<String>(), any::<Vec<u16>>())
+        .prop_map(|(method, path, content_type, body, done)| LetterRequest { method, path, content_type, body, done });
     let place = (any::<String>(), any::<u16>(), any::<String>(), any::<String>());
     let times = (any::<u32>(), any::<u32>());
     (place, times, prop::collection::vec(request, 0..4)).prop_map(
