@@ -221,7 +221,7 @@ async fn a_letter_waits_for_its_server_until_its_token_has_run_out() {
     assert_eq!(server.lines(4).await, ALL);
 
     let mut client = proxy.control().await;
-    keep(&mut client, Letter { valid: Duration::ZERO, ..letter(port, Duration::ZERO) }).await;
+    keep(&mut client, Letter { valid: Duration::ZERO, ..letter(server.port, Duration::ZERO) }).await;
     drop(client);
     server.is_left_alone().await;
 }
