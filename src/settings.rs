@@ -241,6 +241,17 @@ impl Default for Hold {
     }
 }
 
+/// `--grace`: how long the proxy may be without this process before it puts the workload back by itself; 0 for never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grace(pub Duration);
+
+impl Default for Grace {
+    /// Longer than networks and VPNs take to come back, shorter than a team waits for its service.
+    fn default() -> Self {
+        Self(Duration::from_mins(1))
+    }
+}
+
 /// `tpdocker run`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunSettings {
@@ -258,6 +269,8 @@ pub struct RunSettings {
     pub net: NetSpec,
     /// `--hold`.
     pub hold: Hold,
+    /// `--grace`.
+    pub grace: Grace,
     /// `--pod-volume`, by the volume's or the claim's name.
     pub pod_volumes: BTreeMap<String, VolumeChoice>,
     /// Take the workload over from the session that holds it.

@@ -30,6 +30,8 @@ pub struct Proxy {
     cluster: Cluster,
     /// Name of the Deployment.
     pub name: String,
+    /// Its `metadata.uid`.
+    pub uid: String,
     /// The session.
     pub session: String,
     container: String,
@@ -62,14 +64,15 @@ impl Cluster {
         let name = deployment.name_any();
         let session = deployment.labels().get(LABEL_SESSION).cloned().unwrap_or_default();
         let create = self.api::<Deployment>();
-        match self.ask("create the proxy", create.create(&PostParams::default(), deployment)).await {
-            Ok(_) => {}
+        let created = match self.ask("create the proxy", create.create(&PostParams::default(), deployment)).await {
+            Ok(created) => created,
             Err(ClusterError::Request { source: source @ Cause::Status { code: 403 | 422, .. }, .. }) => {
                 return Err(ClusterError::Proxy { reason: source.to_string(), cure: None });
             }
             Err(error) => return Err(error),
-        }
-        Ok(Proxy { cluster: self.clone(), name, session, container: container.to_owned() })
+        };
+        let uid = created.uid().unwrap_or_default();
+        Ok(Proxy { cluster: self.clone(), name, uid, session, container: container.to_owned() })
     }
 
     /// Deletes the proxy's Deployment `name` of `session` and waits until its pods are gone or going. What is missing

@@ -99,7 +99,7 @@ async fn prepare(
     let engine = Engine::connect().await?;
     engine.ensure_sidecar_image(reporter).await?;
     let mut members = Vec::new();
-    for SwapService { service, swap, cluster, net, hold, pod_volumes } in swaps {
+    for SwapService { service, swap, cluster, net, hold, grace, pod_volumes } in swaps {
         let cluster = ClusterSettings {
             context: cluster.context.or_else(|| settings.cluster.context.clone()),
             namespace: cluster.namespace.or_else(|| settings.cluster.namespace.clone()),
@@ -113,7 +113,7 @@ async fn prepare(
             reporter.notice(note.to_string());
         }
         let session = Session::new(identity, found, deployment, Some(name.to_owned()), reporter.clone())?;
-        let session = session.taking_over(settings.take_over);
+        let session = session.taking_over(settings.take_over).restored_after(grace);
         members.push(Member { service, session, hold, net, pod_volumes });
     }
     Ok((engine, members))
@@ -132,7 +132,9 @@ async fn attend(
         attached = try_join_all(members.iter().map(|member| async {
             let up = async {
                 let proxy = member.session.begin().await?;
-                member.session.attach(proxy).await
+                let attached = member.session.attach(proxy).await?;
+                member.session.entrust(&attached).await;
+                Ok::<_, Error>(attached)
             };
             tokio::select! {
                 up = up => up,

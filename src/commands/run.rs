@@ -98,6 +98,7 @@ async fn prepare(settings: &RunSettings, output: OutputFormat, reporter: &Report
         reporter.notice(note.to_string());
     }
     let session = Session::new(identity, found, deployment, None, reporter.clone())?.taking_over(settings.take_over);
+    let session = session.restored_after(settings.grace);
     Ok(Some(Prepared { engine, session, stdio }))
 }
 
@@ -150,9 +151,14 @@ impl Work<'_> {
         };
         let (attached, (sidecar, files)) = tokio::try_join!(self.session.attach(proxy.clone()), sidecar)?;
         let dressed = files.dress(app, self.session.pod());
-        let (link, renewal) = tokio::try_join!(
+        let entrusted = async {
+            self.session.entrust(&attached).await;
+            Ok(())
+        };
+        let (link, renewal, ()) = tokio::try_join!(
             self.session.link(&attached, self.engine, net, *hold),
-            self.session.files(&attached, self.engine, &sidecar.id, files)
+            self.session.files(&attached, self.engine, &sidecar.id, files),
+            entrusted
         )?;
         let env = environment::merged(environment::of_pod(&attached.pod, self.session.pod().original()), app, net);
         let step = reporter.step("app");

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::project::{ProjectError, texts};
 use crate::cli::bypass_network;
-use crate::settings::{ClusterSettings, Hold, NetSpec, SwapTarget, VolumeChoice};
+use crate::settings::{ClusterSettings, Grace, Hold, NetSpec, SwapTarget, VolumeChoice};
 
 /// The extension key of a service.
 pub(super) const EXTENSION: &str = "x-tpdocker";
@@ -19,6 +19,7 @@ struct Extension {
     namespace: Option<String>,
     context: Option<String>,
     hold: Option<String>,
+    grace: Option<String>,
     /// As `--bypass`.
     #[serde(default)]
     bypass: Vec<String>,
@@ -59,6 +60,8 @@ pub struct SwapService {
     pub cluster: ClusterSettings,
     /// As for `tpdocker run --hold`.
     pub hold: Hold,
+    /// As for `tpdocker run --grace`.
+    pub grace: Grace,
     /// What the session has to know of the service's network; Compose sets it up.
     pub net: NetSpec,
     /// What it gets for volumes of the pod.
@@ -77,6 +80,10 @@ pub(super) fn swap_of(name: &str, service: &Value, extension: &Value) -> Result<
         swap: extension.swap.parse::<SwapTarget>().map_err(|error| wrong(error.into()))?,
         cluster: ClusterSettings { context: extension.context, namespace: extension.namespace },
         hold: extension.hold.map_or(Ok(Hold::default()), |hold| hold.parse()).map_err(|error| wrong(error.into()))?,
+        grace: extension
+            .grace
+            .map_or(Ok(Grace::default()), |grace| grace.parse())
+            .map_err(|error| wrong(error.into()))?,
         net: NetSpec {
             add_hosts: texts(&service["extra_hosts"]),
             bypass: collected(extension.bypass.iter().map(|text| bypass_network(text))).map_err(wrong)?,

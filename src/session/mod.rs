@@ -11,6 +11,7 @@ pub mod environment;
 pub mod files;
 pub mod host_ports;
 pub mod identity;
+pub mod letter;
 pub mod link;
 pub mod reach;
 pub mod rundir;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::Deployment;
 use tokio::sync::SetOnce;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 use tpdocker_protocol::control::{PodView, PortFailure, SidecarConfig, SidecarStatus, SwapRecord};
 
 use self::access::Access;
@@ -34,8 +36,8 @@ use self::link::{Link, LinkPlan};
 use self::reach::Reach;
 use self::rundir::{RunDir, SessionRecord};
 use crate::cluster::{
-    Cluster, ClusterError, Note, PodModel, PodMount, Proxy, ProxySpec, Restored, Stance, Workload, control_port,
-    proxy_deployment,
+    Cluster, ClusterError, Lacking, Note, PodModel, PodMount, Proxy, ProxySpec, Restored, Stance, Workload,
+    control_port, proxy_deployment,
     swap::{Claimed, since_now},
 };
 use crate::docker::Engine;
@@ -43,7 +45,7 @@ use crate::error::{Bug, Error};
 use crate::event::{Reporter, Step};
 use crate::image;
 use crate::plan;
-use crate::settings::{ClusterSettings, Hold, InitContainers, Intent, NetSpec};
+use crate::settings::{ClusterSettings, Grace, Hold, InitContainers, Intent, NetSpec};
 
 /// How long the proxy's pod may take from its creation until it runs. Init containers of the original run first, and
 /// migrations take their time; a pod that cannot start is said long before.
@@ -65,6 +67,8 @@ pub struct Found {
     pub cluster: Cluster,
     /// What the session is to the workloads there.
     pub stance: Stance,
+    /// What the login may not, and the session does without.
+    pub lacking: Lacking,
 }
 
 /// Connects, finds what is meant, and checks the rights.
@@ -78,13 +82,13 @@ pub async fn find(
     let cluster = Cluster::connect(settings).await?;
     step.done(cluster.facts().to_string());
     let step = reporter.step("workload");
-    let (stance, notice) = cluster.find(intent).await?;
+    let (stance, lacking) = cluster.find(intent).await?;
     let stance = stance.with(init_containers);
-    if let Some(notice) = notice {
+    if let Some(notice) = &lacking.notice {
         reporter.notice(notice);
     }
     step.done(plan::describe(&stance));
-    Ok(Found { cluster, stance })
+    Ok(Found { cluster, stance, lacking })
 }
 
 /// A session with one proxy.
@@ -104,8 +108,14 @@ pub struct Session {
     reporter: Reporter,
     /// `--take-over`.
     take_over: bool,
+    /// `--grace`.
+    grace: Grace,
+    /// What is on the workload, once it is.
+    claimed: OnceLock<SwapRecord>,
     /// The proxy's name, once it is there.
     begun: SetOnce<String>,
+    /// Keeps the proxy's letter good.
+    keeper: OnceLock<AbortOnDropHandle<()>>,
 }
 
 /// A proxy whose program answers.
@@ -159,8 +169,21 @@ impl Session {
         };
         run_dir.record(&record)?;
         let control_port = control_port(found.stance.pod());
-        let (waiting, take_over, begun) = (OnceLock::new(), false, SetOnce::new());
-        Ok(Self { identity, run_dir, record, found, deployment, control_port, waiting, reporter, take_over, begun })
+        Ok(Self {
+            identity,
+            run_dir,
+            record,
+            found,
+            deployment,
+            control_port,
+            waiting: OnceLock::new(),
+            reporter,
+            take_over: false,
+            grace: Grace::default(),
+            claimed: OnceLock::new(),
+            begun: SetOnce::new(),
+            keeper: OnceLock::new(),
+        })
     }
 
     /// What it is to the workloads of its namespace.
@@ -206,7 +229,7 @@ impl Session {
         let from = from.map(|it| format!(", taken over from {} (session {})", it.owner, it.session));
         let (session, owner, from) = (&record.session, &record.owner, from.unwrap_or_default());
         step.done(format!("session {session} of {owner}, {} to come back to{from}", record.replicas));
-        Ok(())
+        self.claimed.set(record).map_err(|_| Bug::new("a session recorded twice").into())
     }
 
     /// Waits until the proxy's program answers, and asks it what the container would see.

@@ -53,6 +53,12 @@ impl Explain for Lost {
             Self::Undone { .. } | Self::Deleted { .. } => Code::Tunnel,
         }
     }
+
+    fn hint(&self) -> Option<String> {
+        matches!(self, Self::Undone { .. }).then(|| {
+            "the proxy does so itself when it was without this process for longer than --grace, as in a laptop's sleep".into()
+        })
+    }
 }
 
 impl Session {

@@ -13,6 +13,7 @@ mod gapless;
 mod hold;
 mod hot_reload;
 mod images;
+mod letter;
 mod load;
 mod main_job;
 #[path = "../support/namespace.rs"]

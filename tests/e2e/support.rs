@@ -194,8 +194,16 @@ pub fn assert_restored(before: &World) {
         let pods = kubectl(&["get", "pods", "-l", "tpdocker.dev/session", "-o", "name"]);
         if pods.is_empty() { Ok(()) } else { Err(pods) }
     });
+    // What belonged to the proxy is the garbage collector's, which has a queue.
+    until("the namespace to be as it was", PATIENCE, || {
+        let after = world();
+        if after.objects == before.objects {
+            Ok(())
+        } else {
+            Err(format!("{:?} and not {:?}", after.objects, before.objects))
+        }
+    });
     let after = world();
-    assert_eq!(before.objects, after.objects, "the namespace is not as it was");
     // Other work on the machine may end meanwhile; what counts is what is there now and was not before.
     let left = |before: &[String], after: &[String]| {
         after.iter().filter(|each| !before.contains(each)).cloned().collect::<Vec<_>>()

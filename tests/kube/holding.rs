@@ -9,7 +9,7 @@ use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 use tpdocker::cluster::swap::since_now;
-use tpdocker::cluster::{Cluster, ProxyState, Scope, Stance, Workload};
+use tpdocker::cluster::{Cluster, Lacking, ProxyState, Scope, Stance, Workload};
 use tpdocker::error::{Code, Explain as _};
 use tpdocker::output::{Audience, Console};
 use tpdocker::session::identity::Identity;
@@ -115,7 +115,7 @@ fn session_of(cluster: &Cluster, stance: Stance) -> (Session, String) {
     let identity = Identity::new().unwrap();
     let (proxy, _) = proxy_of(&identity, &stance, Some("example.com/nobody/has/this:1")).unwrap();
     let name = proxy.metadata.name.clone().unwrap();
-    let found = Found { cluster: cluster.clone(), stance };
+    let found = Found { cluster: cluster.clone(), stance, lacking: Lacking::default() };
     let reporter = Console::new(Box::new(std::io::sink()), Audience::Pipe).reporter();
     (Session::new(identity, found, proxy, None, reporter).unwrap(), name)
 }

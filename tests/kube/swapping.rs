@@ -8,7 +8,7 @@ use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use tpdocker::cluster::swap::since_now;
-use tpdocker::cluster::{Cluster, ClusterError, Stance};
+use tpdocker::cluster::{Cluster, ClusterError, Lacking, Stance};
 use tpdocker::error::{Code, Explain as _};
 use tpdocker::output::{Audience, Console};
 use tpdocker::session::identity::Identity;
@@ -156,7 +156,7 @@ async fn a_session_takes_its_proxy_along_when_its_record_or_the_workload_is_gone
             let stance = Stance::Swap(workload);
             let (proxy, _) = proxy_of(&identity, &stance, Some("example.com/nobody/has/this:1")).unwrap();
             let name = proxy.metadata.name.clone().unwrap();
-            let found = Found { cluster: cluster.clone(), stance };
+            let found = Found { cluster: cluster.clone(), stance, lacking: Lacking::default() };
             let reporter = Console::new(Box::new(std::io::sink()), Audience::Pipe).reporter();
             let session = Session::new(identity, found, proxy, None, reporter).unwrap();
             session.begin().await.unwrap();
