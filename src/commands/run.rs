@@ -83,12 +83,14 @@ async fn prepare(settings: &RunSettings, output: OutputFormat, reporter: &Report
     let identity = Identity::new()?;
     let (deployment, notes) = proxy_of(&identity, &found.stance, settings.proxy_image.as_deref())?;
     if settings.dry_run {
+        let may_restore = !settings.grace.0.is_zero() && found.lacking.letter.is_empty();
         let plan = plan(plan::Found {
             cluster: found.cluster.facts(),
             stance: &found.stance,
             proxy: (deployment, notes),
             app,
             net: &settings.net,
+            letter: may_restore.then_some(settings.grace.0),
             files: &files,
         });
         result::report(output, &plan, || plan.to_text())?;

@@ -154,11 +154,13 @@ pub(super) fn texts(list: &Value) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
 
     use super::*;
     use crate::compose::attach::NAMESPACE_KEYS;
-    use crate::settings::{AppSpec, MountKind, MountSpec, NetSpec, VolumeChoice};
+    use crate::settings::{AppSpec, Grace, MountKind, MountSpec, NetSpec, VolumeChoice};
 
     fn project(service: &Value) -> Project {
         let mut model = json!({"name": "shop", "services": {"web": service, "cache": {"image": "redis"}}});
@@ -261,8 +263,12 @@ mod tests {
     #[test]
     fn a_project_without_the_key_with_an_unknown_key_or_without_a_namespace_of_its_own_is_refused() {
         assert!(matches!(project(&json!({})).swaps(), Err(ProjectError::NothingToSwap)));
-        let hold = project(&json!({"x-tpdocker": {"swap": "s", "hold": "a while"}}));
-        assert!(matches!(hold.swaps(), Err(ProjectError::Extension { .. })));
+        for key in ["hold", "grace"] {
+            let wrong = project(&json!({"x-tpdocker": {"swap": "s", key: "a while"}}));
+            assert!(matches!(wrong.swaps(), Err(ProjectError::Extension { .. })));
+        }
+        let grace = project(&json!({"x-tpdocker": {"swap": "s", "grace": "8h"}})).swaps().unwrap();
+        assert_eq!(grace[0].grace, Grace(Duration::from_hours(8)));
         let typo = project(&json!({"x-tpdocker": {"swap": "s", "namspace": "staging"}}));
         assert!(matches!(typo.swaps(), Err(ProjectError::Extension { .. })));
         for wrong in [json!({"swap": "s", "bypass": ["office"]}), json!({"swap": "s", "container-to-host": [0]})] {

@@ -5,7 +5,7 @@
 //! pod that comes in the place of a lost one. Where none of that can be had the session goes on without, and says so once.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -49,11 +49,12 @@ struct Keeper {
     notice: Notice,
 }
 
-/// Says that the proxy cannot restore, and who can.
+/// Says once that the proxy cannot restore, and who can.
 #[derive(Debug, Clone)]
 struct Notice {
     reporter: Reporter,
     workload: WorkloadRef,
+    given: Arc<Once>,
 }
 
 impl Session {
@@ -70,7 +71,8 @@ impl Session {
         if self.grace.0.is_zero() {
             return;
         }
-        let notice = Notice { reporter: self.reporter.clone(), workload: workload.reference.clone() };
+        let (reporter, workload_ref) = (self.reporter.clone(), workload.reference.clone());
+        let notice = Notice { reporter, workload: workload_ref, given: Arc::new(Once::new()) };
         if !self.found.lacking.letter.is_empty() {
             return notice.give(&format!("this login may not {}", self.found.lacking.letter.join(", ")));
         }
@@ -109,10 +111,11 @@ impl Notice {
     fn give(&self, why: &str) {
         let WorkloadRef { kind, namespace, name } = &self.workload;
         let target = format!("{}/{name}", kind.slug());
-        self.reporter.notice(format!(
+        let text = format!(
             "if this machine is gone, the proxy cannot put {target} back by itself: {why}; then anybody can: tpdocker restore \
              -n {namespace} {target} (the Role that lets the proxy: tpdocker rbac -n {namespace} --swap {target})"
-        ));
+        );
+        self.given.call_once(|| self.reporter.notice(text));
     }
 }
 
@@ -129,7 +132,7 @@ impl Keeper {
 
     /// Hands the letter over, and is there as long as the connection is.
     async fn stay(&mut self, handed: &mut Option<oneshot::Sender<()>>) -> Result<Infallible, ClusterError> {
-        let mut control = self.access.control().await?;
+        let mut control = self.access.control_of_last().await?;
         self.renew_if_due().await;
         control.keep(self.current()).await?;
         if let Some(handed) = handed.take() {

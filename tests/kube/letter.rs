@@ -1,6 +1,7 @@
 //! The letter: its objects, what its token may do, and what its requests do when they come in time and when they come too
 //! late.
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
@@ -11,6 +12,7 @@ use kube::client::Body;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tpdocker::cluster::{Cluster, Lacking, Proxy, Stance, Workload};
+use tpdocker::event::{Event, Reporter, Sink};
 use tpdocker::output::{Audience, Console};
 use tpdocker::session::identity::Identity;
 use tpdocker::session::{Found, Session, proxy_of};
@@ -18,6 +20,7 @@ use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, ROLE_LETTER};
 use tpdocker_protocol::control::{EnvVar, SwapRecord};
 use tpdocker_protocol::letter::{Letter, LetterRequest, Method};
 
+use crate::rights::load_proxy_image;
 use crate::support::{in_namespace, kubeconfig, set_token, settings, target, web};
 
 /// RBAC's authorizer hears of a new Role by a watch, and the garbage collector of a deleted owner.
@@ -35,6 +38,10 @@ struct Swapped {
 
 impl Swapped {
     async fn begin(cluster: &Cluster) -> Self {
+        Box::pin(Self::swap(cluster)).await
+    }
+
+    async fn swap(cluster: &Cluster) -> Self {
         let workload = cluster.resolve(&target("web")).await.unwrap();
         let identity = Identity::new().unwrap();
         let stance = Stance::Swap(workload.clone());
@@ -242,6 +249,58 @@ async fn the_token_opens_nothing_but_what_the_letter_asks_for_and_ends_with_the_
             assert!(began.elapsed() < HEARD_WITHIN, "the token is good for something still");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    })
+    .await;
+}
+
+/// Keeps the notices.
+#[derive(Default)]
+struct Notices(Mutex<Vec<String>>);
+
+impl Sink for Notices {
+    fn event(&self, event: &Event) {
+        if let Event::Notice(text) = event {
+            self.0.lock().unwrap().push(text.clone());
+        }
+    }
+}
+
+/// A session up to the letter, with what it said; `env` is what the pod has beside the kubelet's own.
+async fn entrusted(cluster: &Cluster, env: serde_json::Value) -> (Session, Arc<Notices>) {
+    let patch = json!({ "spec": { "template": { "spec": { "containers": [{ "name": "web", "env": env }] } } } });
+    deployments(cluster).patch("web", &PatchParams::default(), &Patch::Strategic(patch)).await.unwrap();
+    let workload = cluster.resolve(&target("web")).await.unwrap();
+    let (identity, stance) = (Identity::new().unwrap(), Stance::Swap(workload));
+    let (proxy, _) = proxy_of(&identity, &stance, None).unwrap();
+    let found = Found { cluster: cluster.clone(), stance, lacking: Lacking::default() };
+    let notices = Arc::<Notices>::default();
+    let session = Session::new(identity, found, proxy, None, Reporter::new(notices.clone())).unwrap();
+    let proxy = session.begin().await.unwrap();
+    let attached = session.attach(proxy).await.unwrap();
+    session.entrust(&attached).await;
+    (session, notices)
+}
+
+#[tokio::test]
+async fn where_the_pod_cannot_reach_the_api_server_a_session_says_so_once() {
+    load_proxy_image();
+    in_namespace(|cluster| async move {
+        web(&cluster, 0).await;
+        // What a network policy does, but at once: nobody listens there.
+        let nobody = json!([
+            { "name": "KUBERNETES_SERVICE_HOST", "value": "127.0.0.1" },
+            { "name": "KUBERNETES_SERVICE_PORT", "value": "1" },
+        ]);
+        let (session, notices) = Box::pin(entrusted(&cluster, nobody)).await;
+        let began = Instant::now();
+        while notices.0.lock().unwrap().is_empty() {
+            assert!(began.elapsed() < HEARD_WITHIN * 2, "nothing is said");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        session.end().await.unwrap();
+        let said = notices.0.lock().unwrap().join("\n");
+        assert_eq!(said.matches("cannot put deployment/web back by itself").count(), 1, "{said}");
+        assert!(said.contains("127.0.0.1, port 1"), "{said}");
     })
     .await;
 }

@@ -163,7 +163,7 @@ async fn the_printed_role_is_the_smallest(cluster: Cluster, intent: Intent) {
 }
 
 /// Gets the proxy image of the binary under test into the cluster.
-fn load_proxy_image() {
+pub fn load_proxy_image() {
     let mut image = tempfile::tempfile().unwrap();
     let save = Command::new(env!("CARGO_BIN_EXE_tpdocker"))
         .args(["image", "save"])
