@@ -8,7 +8,6 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
-use tpdocker::cluster::swap::since_now;
 use tpdocker::cluster::{Cluster, ProxyState, Scope, Stance, Workload};
 use tpdocker::error::{Code, Explain as _};
 use tpdocker::output::{Audience, Console};
@@ -18,21 +17,11 @@ use tpdocker::session::{Found, Session, proxy_of};
 use tpdocker_protocol::contract::ANNOTATION_SWAP;
 use tpdocker_protocol::control::SwapRecord;
 
-use crate::support::{connect, in_namespace, target, wait_web, web};
+use crate::support::{connect, in_namespace, record, target, wait_web, web};
 
 /// As many as start at once.
 const SESSIONS: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn record(session: &str) -> SwapRecord {
-    SwapRecord {
-        session: session.into(),
-        owner: "ann@laptop".into(),
-        replicas: -1,
-        proxy: format!("web-tpdocker-{session}"),
-        since: since_now(),
-    }
-}
 
 fn api(cluster: &Cluster) -> Api<Deployment> {
     Api::namespaced(cluster.client().clone(), cluster.namespace())

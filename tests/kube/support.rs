@@ -10,8 +10,10 @@ use kube::api::{DeleteParams, PostParams};
 use kube::config::Kubeconfig;
 use kube::{Api, Client};
 use serde_json::json;
+use tpdocker::cluster::swap::since_now;
 use tpdocker::cluster::{Cluster, ProxySpec, Stance};
 use tpdocker::settings::{ClusterSettings, SwapTarget};
+use tpdocker_protocol::control::SwapRecord;
 
 /// In every cluster that the staging example was put into; it has Python.
 pub const IMAGE: &str = "examplecom/thing:latest";
@@ -118,10 +120,21 @@ pub fn proxy_spec(stance: &Stance, session: &str, image: &str) -> ProxySpec {
     ProxySpec {
         session: session.to_owned(),
         owner: "ann@laptop".into(),
-        since: tpdocker::cluster::swap::since_now(),
+        since: since_now(),
         public_key: [1; 32],
         image: image.to_owned(),
         control_port: tpdocker::cluster::template::control_port(stance.pod()),
+    }
+}
+
+/// The record of a session that swaps `web`.
+pub fn record(session: &str) -> SwapRecord {
+    SwapRecord {
+        session: session.into(),
+        owner: "ann@laptop".into(),
+        replicas: -1,
+        proxy: format!("web-tpdocker-{session}"),
+        since: since_now(),
     }
 }
 

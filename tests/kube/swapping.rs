@@ -7,7 +7,6 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
-use tpdocker::cluster::swap::since_now;
 use tpdocker::cluster::{Cluster, ClusterError, Stance};
 use tpdocker::error::{Code, Explain as _};
 use tpdocker::output::{Audience, Console};
@@ -16,17 +15,7 @@ use tpdocker::session::{Found, Session, proxy_of};
 use tpdocker_protocol::contract::ANNOTATION_SWAP;
 use tpdocker_protocol::control::SwapRecord;
 
-use crate::support::{in_namespace, target, wait_web, web};
-
-fn record(session: &str) -> SwapRecord {
-    SwapRecord {
-        session: session.into(),
-        owner: "ann@laptop".into(),
-        replicas: -1,
-        proxy: format!("web-tpdocker-{session}"),
-        since: since_now(),
-    }
-}
+use crate::support::{in_namespace, record, target, wait_web, web};
 
 async fn deployment(cluster: &Cluster) -> Deployment {
     let api: Api<Deployment> = Api::namespaced(cluster.client().clone(), cluster.namespace());
