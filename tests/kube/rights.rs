@@ -2,6 +2,7 @@
 //! each one that is taken away before it has changed anything.
 
 use std::process::Command;
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
@@ -161,17 +162,20 @@ async fn the_printed_role_is_the_smallest(cluster: Cluster, intent: Intent) {
     finds(&dev, &intent, |answer| matches!(answer, Ok(None))).await.unwrap();
 }
 
-/// Gets the proxy image of the binary under test into the cluster.
+/// Gets the proxy image of the binary under test into the cluster, once for all tests.
 fn load_proxy_image() {
-    let mut image = tempfile::tempfile().unwrap();
-    let save = Command::new(env!("CARGO_BIN_EXE_tpdocker"))
-        .args(["image", "save"])
-        .stdout(image.try_clone().unwrap())
-        .status();
-    assert!(save.unwrap().success());
-    std::io::Seek::rewind(&mut image).unwrap();
-    let load = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/load");
-    assert!(Command::new(load).arg("-").stdin(image).status().unwrap().success());
+    static LOADED: Once = Once::new();
+    LOADED.call_once(|| {
+        let mut image = tempfile::tempfile().unwrap();
+        let save = Command::new(env!("CARGO_BIN_EXE_tpdocker"))
+            .args(["image", "save"])
+            .stdout(image.try_clone().unwrap())
+            .status();
+        assert!(save.unwrap().success());
+        std::io::Seek::rewind(&mut image).unwrap();
+        let load = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/load");
+        assert!(Command::new(load).arg("-").stdin(image).status().unwrap().success());
+    });
 }
 
 #[tokio::test]
