@@ -9,6 +9,7 @@ use crate::support::{
     NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, World, apply, assert_restored, kubeconfig, kubeconfig_of_account,
     kubectl, staging, until, until_answered_by, world,
 };
+use crate::swap::replicas;
 
 const SWAP: [&str; 11] =
     ["run", "--swap", "servicename", "--grace", "5s", "-n", NAMESPACE, "--rm", "-e", "COPY=laptop", SERVICE_IMAGE];
@@ -54,7 +55,7 @@ fn comes_back_by_itself(kubeconfig: &Path) {
     let ended = session.wait();
     assert!(!ended.stderr.contains(CANNOT), "{}", ended.stderr);
     until("the original to be scaled back", PATIENCE, || {
-        let replicas = kubectl(&["get", "deployment", "servicename", "-o=jsonpath={.spec.replicas}"]);
+        let replicas = replicas();
         if replicas == "2" { Ok(()) } else { Err(replicas) }
     });
     let scaled = killed.elapsed();

@@ -24,4 +24,5 @@ mod recovery;
 mod rights;
 mod sessions;
 mod support;
+mod swap;
 mod workloads;

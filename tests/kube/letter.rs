@@ -13,7 +13,6 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tpdocker::cluster::{Cluster, Lacking, Proxy, Stance, Workload};
 use tpdocker::event::{Event, Reporter, Sink};
-use tpdocker::output::{Audience, Console};
 use tpdocker::session::identity::Identity;
 use tpdocker::session::{Found, Session, proxy_of};
 use tpdocker_protocol::contract::{LABEL_ROLE, LABEL_SESSION, ROLE_LETTER};
@@ -21,7 +20,7 @@ use tpdocker_protocol::control::{EnvVar, SwapRecord};
 use tpdocker_protocol::letter::{Letter, LetterRequest, Method};
 
 use crate::rights::load_proxy_image;
-use crate::support::{in_namespace, kubeconfig, set_token, settings, target, web};
+use crate::support::{in_namespace, kubeconfig, session_of, set_token, settings, target, web};
 
 /// RBAC's authorizer hears of a new Role by a watch, and the garbage collector of a deleted owner.
 const HEARD_WITHIN: Duration = Duration::from_secs(20);
@@ -43,13 +42,8 @@ impl Swapped {
 
     async fn swap(cluster: &Cluster) -> Self {
         let workload = cluster.resolve(&target("web")).await.unwrap();
-        let identity = Identity::new().unwrap();
-        let stance = Stance::Swap(workload.clone());
-        // A proxy that never starts: the letter is posted by the test.
-        let (proxy, _) = proxy_of(&identity, &stance, Some("example.com/nobody/has/this:1")).unwrap();
-        let found = Found { cluster: cluster.clone(), stance, lacking: Lacking::default() };
-        let reporter = Console::new(Box::new(std::io::sink()), Audience::Pipe).reporter();
-        let session = Session::new(identity, found, proxy, None, reporter).unwrap();
+        // Its proxy never starts: the letter is posted by the test.
+        let (session, _) = session_of(cluster, Stance::Swap(workload.clone()));
         let proxy = session.begin().await.unwrap();
         let record = cluster.swap_of(&workload.reference).await.unwrap().unwrap();
         let env = [("HOST", "10.0.0.1"), ("PORT", "443")]
