@@ -5,7 +5,7 @@ mod support;
 use std::collections::VecDeque;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use support::{PATIENCE, Proxy};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,6 +17,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tpdocker_protocol::contract::CLIENT_GONE_AFTER;
 use tpdocker_protocol::control::{ProxyReply, ProxyRequest};
 use tpdocker_protocol::letter::{Letter, LetterRequest, MAX_BODY, Method, Token};
 use tpdocker_tunnel::messages::Messages;
@@ -181,6 +182,17 @@ async fn a_client_that_comes_back_in_time_goes_on_and_its_next_letter_is_the_one
     server.is_left_alone().await;
     drop(client);
     assert_eq!(server.lines(4).await, ["GET /look", "GET /look", "PATCH /new", "DELETE /b"]);
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_any_more_is_gone_though_its_connection_is_there() {
+    let (proxy, mut server) = (Proxy::start(Vec::new()).await, Server::start(&[]).await);
+    let mut client = proxy.control().await;
+    keep(&mut client, letter(server.port, Duration::ZERO)).await;
+    let began = Instant::now();
+    let asked = timeout(CLIENT_GONE_AFTER + PATIENCE, server.asked.recv()).await.expect("in time");
+    assert!(asked.is_some() && began.elapsed() > CLIENT_GONE_AFTER / 2, "{:?}", began.elapsed());
+    assert_eq!(client.receive::<ProxyReply>().await.unwrap(), None);
 }
 
 #[tokio::test]
