@@ -9,6 +9,8 @@ mod doctor;
 mod holding;
 #[path = "plan/support.rs"]
 mod manifests;
+#[path = "kube/others.rs"]
+mod others;
 #[path = "kube/pump.rs"]
 mod pump;
 #[path = "kube/requests.rs"]

@@ -46,6 +46,10 @@ const USEFUL: [(Row, &str); 2] = [
     (("", "pods/log", &["get"]), "the last output of a proxy that crashes"),
 ];
 
+/// Of no use but to know that an autoscaler is there; with what that is for.
+const USEFUL_TO_SWAP: (Row, &str) =
+    (("autoscaling", "horizontalpodautoscalers", &["list"]), "the notice about an autoscaler of the workload");
+
 /// On the workload that is swapped. A list or watch of one name counts as one of that name.
 const ON_WORKLOAD: &[&str] = &["get", "list", "patch", "watch"];
 const ON_SCALE: &[&str] = &["get", "update"];
@@ -333,6 +337,8 @@ impl Rules {
             self.add(group, resource, None, verbs);
         }
         self.of_proxy(minor);
+        let ((group, resource, verbs), useful_for) = USEFUL_TO_SWAP;
+        self.push(group, resource, verbs, Some(useful_for));
     }
 
     /// Of every session that is told a workload.

@@ -38,6 +38,14 @@ pub enum Lost {
         /// The proxy's Deployment.
         proxy: String,
     },
+    /// Somebody has deleted it.
+    #[error("somebody else deleted {workload}{}, so this session stands in for nothing any more", if *.anew { " and made it anew" } else { "" })]
+    Gone {
+        /// The workload.
+        workload: String,
+        /// There is another one of its name.
+        anew: bool,
+    },
     /// Somebody has put it back.
     #[error("somebody else ended this swap: {workload} has no record of it, and the proxy is gone")]
     Undone {
@@ -50,6 +58,7 @@ impl Explain for Lost {
     fn code(&self) -> Code {
         match self {
             Self::TakenOver { .. } => Code::Held,
+            Self::Gone { .. } => Code::Workload,
             Self::Undone { .. } | Self::Deleted { .. } => Code::Tunnel,
         }
     }
@@ -71,16 +80,16 @@ impl Session {
             self.found.cluster.wait_deleted(proxy).await;
             return Lost::Deleted { proxy: proxy.clone() };
         };
-        let workload = &workload.reference;
         let session = self.identity.id.as_str();
         let loss = self.found.cluster.wait_lost(workload, session, proxy, |text| self.reporter.warn(text)).await;
-        let workload = workload.to_string();
+        let workload = workload.reference.to_string();
         match loss {
             Loss::TakenOver(record) => {
                 let SwapRecord { owner, since, session, .. } = *record;
                 Lost::TakenOver { workload, owner, since, session }
             }
             Loss::Undone => Lost::Undone { workload },
+            Loss::Deleted { anew } => Lost::Gone { workload, anew },
         }
     }
 

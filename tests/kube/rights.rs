@@ -64,6 +64,12 @@ async fn finds(
 async fn session(dev: &Cluster, intent: &Intent) -> usize {
     let (stance, _) = dev.find(intent).await.unwrap();
     let found_at = requests::mark();
+    assert_eq!(dev.deciders(&stance).await.unwrap(), [""; 0]);
+    if matches!(stance, Stance::Swap(_)) {
+        // A session works without, so nothing else notices when it is not asked for.
+        let asked = requests::since(found_at, dev.namespace());
+        assert!(asked.iter().any(|it| it.verb == "list" && it.resource == "horizontalpodautoscalers"), "{asked:?}");
+    }
     let identity = Identity::new().unwrap();
     let (proxy, _) = proxy_of(&identity, &stance, None).unwrap();
     let found = Found { cluster: dev.clone(), stance };
