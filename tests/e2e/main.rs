@@ -23,4 +23,5 @@ mod recovery;
 mod rights;
 mod sessions;
 mod support;
+mod swap;
 mod workloads;
