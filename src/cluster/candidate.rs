@@ -135,8 +135,8 @@ impl Candidate {
             .unwrap_or_default();
         Ok(Workload {
             reference,
-            gitops: GitOps::of(&self.metadata),
-            template: self.template.clone(),
+            gitops: GitOps::of(&self.metadata).map(Box::new),
+            template: Box::new(self.template.clone()),
             uid: self.metadata.uid.unwrap_or_default(),
             resource_version: self.metadata.resource_version.unwrap_or_default(),
             replicas: self.replicas,

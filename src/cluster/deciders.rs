@@ -1,7 +1,7 @@
-//! Who else decides how many replicas a workload has, told before it is swapped: an autoscaler, and a GitOps controller.
+//! Who else decides how many replicas a workload has, told before it is swapped: an autoscaler, and a `GitOps` controller.
 //!
 //! An autoscaler that sees 0 replicas does nothing until it sees another number, unless its minimum is 0; so it goes on when
-//! the original is back, from the number that it had. A GitOps controller may scale back what differs from its repository;
+//! the original is back, from the number that it had. A `GitOps` controller may scale back what differs from its repository;
 //! it can be told not to, and the notice says how. Helm by itself does nothing between two commands.
 //! <https://kubernetes.io/docs/tasks/run-application/horizontal-pod-autoscale/#implicit-maintenance-mode-deactivation>
 
@@ -17,8 +17,8 @@ use super::error::ClusterError;
 use super::stance::Stance;
 use super::workload::WorkloadRef;
 
-/// Argo CD's label with its default name before 3.0, if one was chosen that is not `app.kubernetes.io/instance`, which
-/// many tools set. <https://argo-cd.readthedocs.io/en/stable/user-guide/resource_tracking/>
+/// Argo CD's label, where it tracks by one and was told to use one of its own: that of its default is set by many tools.
+/// <https://argo-cd.readthedocs.io/en/stable/user-guide/resource_tracking/>
 const ARGO_LABEL: &str = "argocd.argoproj.io/instance";
 /// Argo CD's annotation: `APPLICATION:GROUP/KIND:NAMESPACE/NAME`.
 const ARGO_ANNOTATION: &str = "argocd.argoproj.io/tracking-id";
@@ -27,7 +27,7 @@ const FLUX_KUSTOMIZATION: &str = "kustomize.toolkit.fluxcd.io/";
 /// <https://fluxcd.io/flux/components/helm/helmreleases/>
 const FLUX_HELM: &str = "helm.toolkit.fluxcd.io/";
 
-/// A GitOps controller's object that a workload belongs to.
+/// A `GitOps` controller's object that a workload belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum GitOps {
     /// An Application of Argo CD.
@@ -114,4 +114,32 @@ fn pauses(autoscaler: &HorizontalPodAutoscaler) -> String {
         return format!("{range} and may scale it back during the session, since its minimum is 0");
     }
     format!("{range}: it pauses while the original is at 0, and goes on from there when that is back")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn told(labels: &Value, annotations: &Value) -> Option<String> {
+        let metadata = json!({ "namespace": "staging", "labels": labels, "annotations": annotations });
+        GitOps::of(&serde_json::from_value(metadata).unwrap()).map(|it| it.to_string())
+    }
+
+    #[test]
+    fn a_gitops_controllers_object_is_known_by_its_marks_and_what_only_installs_is_not() {
+        let none = json!({});
+        let argo = "it belongs to Argo CD's Application `shop`, ";
+        let tracked = told(&none, &json!({ ARGO_ANNOTATION: "shop:apps/Deployment:staging/web" })).unwrap();
+        assert!(tracked.starts_with(argo) && tracked.contains("ignoreDifferences"), "{tracked}");
+        assert!(told(&json!({ ARGO_LABEL: "shop" }), &none).unwrap().starts_with(argo));
+        let by = |prefix: &str| json!({ format!("{prefix}name"): "shop", format!("{prefix}namespace"): "flux-system" });
+        for (prefix, kind) in [(FLUX_KUSTOMIZATION, "kustomization"), (FLUX_HELM, "helmrelease")] {
+            let flux = told(&by(prefix), &none).unwrap();
+            assert!(flux.contains(&format!("flux suspend {kind} shop -n flux-system, ")), "{flux}");
+        }
+        let helm = json!({ "app.kubernetes.io/managed-by": "Helm", "app.kubernetes.io/instance": "shop" });
+        assert_eq!(told(&helm, &json!({ "meta.helm.sh/release-name": "shop" })), None);
+    }
 }

@@ -1,4 +1,4 @@
-//! What others do to a workload while it is swapped: a person, a pipeline, a GitOps controller or an autoscaler scales it
+//! What others do to a workload while it is swapped: a person, a pipeline, a `GitOps` controller or an autoscaler scales it
 //! back, or gives it another pod template. All of it is noticed and said, and none of it is undone: whoever does such a
 //! thing has a reason, and a controller would do it again. What they set stays at the end.
 //!
@@ -17,6 +17,9 @@ use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 
 use super::workload::{Workload, WorkloadRef};
+
+#[cfg(test)]
+mod tests;
 
 /// A controller that scales back and another that scales to 0 would otherwise fill the terminal.
 pub(super) const TELL_EVERY: Duration = Duration::from_mins(1);
@@ -77,7 +80,7 @@ impl<'a> Meanwhile<'a> {
             told_back: false,
             pace: Pace::default(),
         };
-        let template = workload.template.clone();
+        let template = (*workload.template).clone();
         let edits = Edits { template, owners: Owners::default(), by: None, pace: Pace::default() };
         Self { workload, scale, edits }
     }
@@ -156,7 +159,7 @@ impl<'a> Meanwhile<'a> {
     fn edited(&self, times: u32) -> String {
         let reference = &self.workload.reference;
         let Edits { template, by, .. } = &self.edits;
-        if *template == self.workload.template {
+        if *template == *self.workload.template {
             return format!("{reference} has the pod template again that this session began with");
         }
         format!(

@@ -209,7 +209,7 @@ impl Cluster {
     ) -> Result<Restored, ClusterError> {
         let now = match self.moment(reference).await {
             Ok(now) => now,
-            Err(ClusterError::NotFound { .. }) => return Ok(Restored { missing: true, ..Restored::nothing(0, 0) }),
+            Err(ClusterError::NotFound { .. }) => return Ok(Restored::missing()),
             Err(error) => return Err(error),
         };
         let record = match now.record {
@@ -378,6 +378,11 @@ pub fn since_now() -> String {
 // === impl Restored ===
 
 impl Restored {
+    /// Of a workload that does not exist.
+    pub fn missing() -> Self {
+        Self { missing: true, ..Self::nothing(0, 0) }
+    }
+
     fn nothing(replicas: i32, ready: i32) -> Self {
         Self { record: None, holder: None, replicas, ready, missing: false }
     }

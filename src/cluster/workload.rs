@@ -67,9 +67,9 @@ pub struct Workload {
     /// Its pods, and which container of them is replaced.
     pub pod: PodModel,
     /// Its pod template, with nothing left out.
-    pub template: PodTemplateSpec,
-    /// Whose it is, if a GitOps controller's.
-    pub gitops: Option<GitOps>,
+    pub template: Box<PodTemplateSpec>,
+    /// Whose it is, if a `GitOps` controller's.
+    pub gitops: Option<Box<GitOps>>,
     /// Which pods are its own.
     pub selector: LabelSelector,
     /// Services that send to it.

@@ -20,6 +20,7 @@ pub mod takeover;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -109,6 +110,8 @@ pub struct Session {
     take_over: bool,
     /// The proxy's name, once it is there.
     begun: SetOnce<String>,
+    /// Somebody has deleted the workload.
+    deleted: AtomicBool,
 }
 
 /// A proxy whose program answers.
@@ -162,8 +165,20 @@ impl Session {
         };
         run_dir.record(&record)?;
         let control_port = control_port(found.stance.pod());
-        let (waiting, take_over, begun) = (OnceLock::new(), false, SetOnce::new());
-        Ok(Self { identity, run_dir, record, found, deployment, control_port, waiting, reporter, take_over, begun })
+        let (waiting, take_over, begun, deleted) = (OnceLock::new(), false, SetOnce::new(), AtomicBool::new(false));
+        Ok(Self {
+            identity,
+            run_dir,
+            record,
+            found,
+            deployment,
+            control_port,
+            waiting,
+            reporter,
+            take_over,
+            begun,
+            deleted,
+        })
     }
 
     /// What it is to the workloads of its namespace.
@@ -401,6 +416,9 @@ impl Session {
     async fn restore(&self, workload: &Workload) -> Result<Restored, ClusterError> {
         let step = self.reporter.step("restore");
         let reference = &workload.reference;
+        if self.deleted.load(Ordering::Relaxed) {
+            return self.leave_deleted(reference, step).await;
+        }
         let session = self.identity.id.as_str();
         let restored = self
             .found

@@ -17,6 +17,7 @@ mod load;
 mod main_job;
 #[path = "../support/namespace.rs"]
 mod namespace;
+mod others;
 mod outgoing;
 mod reach;
 mod recovery;

@@ -11,26 +11,15 @@ use kube::runtime::{WatchStreamExt as _, watcher};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tpdocker::cluster::swap::since_now;
 use tpdocker::cluster::{Cluster, Loss, Stance, Workload, proxy_deployment};
 use tpdocker_protocol::contract::ANNOTATION_SWAP;
 use tpdocker_protocol::control::SwapRecord;
 
-use crate::support::{IMAGE, create, in_namespace, proxy_spec, target, wait_web, web};
+use crate::support::{IMAGE, create, in_namespace, proxy_spec, record, target, wait_web, web};
 
 /// An autoscaler looks every 15 s.
 const PATIENCE: Duration = Duration::from_mins(1);
 const SESSION: &str = "s1";
-
-fn record() -> SwapRecord {
-    SwapRecord {
-        session: SESSION.into(),
-        owner: "ann@laptop".into(),
-        replicas: -1,
-        proxy: format!("web-tpdocker-{SESSION}"),
-        since: since_now(),
-    }
-}
 
 fn api(cluster: &Cluster) -> Api<Deployment> {
     Api::namespaced(cluster.client().clone(), cluster.namespace())
@@ -64,7 +53,7 @@ impl Watching {
         let (cluster, workload) = (cluster.clone(), workload.clone());
         let lost = tokio::spawn(async move {
             let tell = |text| line_tx.send(text).unwrap();
-            cluster.wait_lost(&workload, SESSION, &record().proxy, tell).await
+            cluster.wait_lost(&workload, SESSION, &record(SESSION).proxy, tell).await
         });
         Self { lost, lines }
     }
@@ -85,7 +74,7 @@ async fn swapped(cluster: &Cluster, replicas: i32) -> (Workload, Watching) {
     web(cluster, replicas).await;
     wait_web(cluster.client(), cluster.namespace(), replicas).await;
     let workload = cluster.resolve(&target("web")).await.unwrap();
-    cluster.record(&workload, record()).await.unwrap();
+    cluster.record(&workload, record(SESSION)).await.unwrap();
     let watching = Watching::begin(cluster, &workload);
     cluster.scale(&workload.reference, SESSION, 0).await.unwrap();
     assert_eq!(cluster.wait_gone(&workload, |_| {}).await.unwrap(), None);
@@ -139,7 +128,7 @@ async fn what_was_set_between_the_record_and_the_swap_comes_back() {
     in_namespace(|cluster| async move {
         web(&cluster, 1).await;
         let workload = cluster.resolve(&target("web")).await.unwrap();
-        cluster.record(&workload, record()).await.unwrap();
+        cluster.record(&workload, record(SESSION)).await.unwrap();
         set_replicas(&cluster, 2).await;
         cluster.scale(&workload.reference, SESSION, 0).await.unwrap();
         assert_eq!(replicas(&cluster).await, Some(0));
@@ -148,7 +137,7 @@ async fn what_was_set_between_the_record_and_the_swap_comes_back() {
     .await;
 }
 
-/// Scales `web` to `replicas` whenever it sees another number, as a GitOps controller does; how often it has.
+/// Scales `web` to `replicas` whenever it sees another number, as a `GitOps` controller does; how often it has.
 fn keeps(cluster: &Cluster, replicas: i32) -> (JoinHandle<()>, mpsc::UnboundedReceiver<()>) {
     let (did_tx, did) = mpsc::unbounded_channel();
     let cluster = cluster.clone();
@@ -171,7 +160,7 @@ async fn a_controller_that_scales_back_at_once_ends_the_wait_and_is_not_fought()
         web(&cluster, 2).await;
         wait_web(cluster.client(), cluster.namespace(), 2).await;
         let workload = cluster.resolve(&target("web")).await.unwrap();
-        cluster.record(&workload, record()).await.unwrap();
+        cluster.record(&workload, record(SESSION)).await.unwrap();
         let mut watching = Watching::begin(&cluster, &workload);
         // By this line it is known to see what happens from now on.
         patch(&cluster, json!({ "spec": { "template": { "metadata": { "labels": { "edited": "yes" } } } } })).await;
@@ -267,7 +256,7 @@ async fn an_autoscaler_pauses_at_0_and_goes_on_from_the_restored_number() {
         assert!(told.starts_with("HorizontalPodAutoscaler `busy` (2 to 3) targets it: it pauses"), "{told}");
 
         let workload = stance.workload().unwrap();
-        cluster.record(workload, record()).await.unwrap();
+        cluster.record(workload, record(SESSION)).await.unwrap();
         let mut watching = Watching::begin(&cluster, workload);
         cluster.scale(&workload.reference, SESSION, 0).await.unwrap();
         cluster.wait_gone(workload, |_| {}).await.unwrap();
@@ -339,7 +328,7 @@ async fn a_disruption_budget_neither_hinders_the_swap_nor_the_restore_and_guards
         stand_in.args = None;
         let probe = json!({ "tcpSocket": { "port": 8080 }, "periodSeconds": 1 });
         stand_in.readiness_probe = Some(serde_json::from_value(probe).unwrap());
-        let proxy = SwapRecord { proxy: deployment.metadata.name.clone().unwrap(), ..record() };
+        let proxy = SwapRecord { proxy: deployment.metadata.name.clone().unwrap(), ..record(SESSION) };
         cluster.record(workload, proxy).await.unwrap();
         let proxy = cluster.create_proxy(&deployment, &stance.pod().container).await.unwrap();
         proxy.wait_ready(PATIENCE, |_| {}).await.unwrap();
