@@ -69,7 +69,9 @@ fn an_interrupt_while_the_session_is_built_leaves_nothing_behind() {
     let _staging = staging();
     for step in ["cluster", "workload", "record", "sidecar", "proxy", "tunnel"] {
         let before = world();
-        let session = Tpdocker::start(&swap::SWAP);
+        // An app that an interrupt ends with 130 as well, should it be up already.
+        let app = ["--rm", "--entrypoint", "python3", SERVICE_IMAGE, "-c", "import signal; signal.pause()"];
+        let session = Tpdocker::start(&swap(&app));
         session.says(step);
         session.interrupt().code(130);
         assert_restored(&before);
