@@ -10,6 +10,7 @@ use crate::support::{Ended, PATIENCE, SERVICE_IMAGE, Tpdocker, docker, kubectl_i
 const IMAGE: &str = "examplecom/thing:latest";
 const NAMESPACE: &str = "tpdocker-e2e-others";
 const SERVE: [&str; 4] = ["-u", "-m", "http.server", "8080"];
+const GENERATION: &str = "-o=jsonpath={.metadata.generation}";
 /// Between two looks of a controller that wants its number back.
 const RECONCILES_EVERY: Duration = Duration::from_millis(50);
 
@@ -69,13 +70,21 @@ fn replicas() -> String {
 
 /// A session that swaps `web`, and its id, once the Service is answered here. Its app ends well when it is interrupted.
 fn swapped() -> (Tpdocker, String) {
-    let flags = ["run", "--swap", "web", "-n", NAMESPACE, "--rm", "--init", "--entrypoint", "python3", SERVICE_IMAGE];
-    let session = Tpdocker::start(&[&flags[..], &SERVE].concat());
+    let session = Tpdocker::start(&line());
     session.says("service web is answered here");
-    let told = session.stderr();
-    let id = told.lines().find_map(|line| Some(line.split_once("record")?.1.split_once("session ")?.1)).unwrap();
-    let id = id.split_whitespace().next().unwrap().to_owned();
+    let id = id_of(&session.stderr());
     (session, id)
+}
+
+fn line() -> Vec<&'static str> {
+    let flags = ["run", "--swap", "web", "-n", NAMESPACE, "--rm", "--init", "--entrypoint", "python3", SERVICE_IMAGE];
+    [&flags[..], &SERVE].concat()
+}
+
+/// The session that its record step tells of.
+fn id_of(stderr: &str) -> String {
+    let told = stderr.lines().find_map(|line| Some(line.split_once("record")?.1.split_once("session ")?.1)).unwrap();
+    told.split_whitespace().next().unwrap().to_owned()
 }
 
 /// How many pods the Service sends to.
@@ -186,6 +195,27 @@ fn an_edit_of_the_original_is_told_and_the_original_comes_back_with_it() {
     assert_eq!(replicas(), "2");
     assert_eq!(kubectl(&["exec", "deploy/web", "--", "printenv", "NEW"]), "yes\n");
     nothing_is_left(&id);
+}
+
+#[test]
+fn a_quota_that_the_original_uses_up_is_said_and_nothing_is_swapped() {
+    let _staging = staging();
+    let _namespace = Namespace::new(&json!({}));
+    kubectl(&["create", "quota", "full", "--hard=pods=2"]);
+    let counted = "-o=jsonpath={.status.used.pods}";
+    until("the quota to be counted", PATIENCE, || match kubectl(&["get", "resourcequota", "full", counted]) {
+        used if used == "2" => Ok(()),
+        used => Err(used),
+    });
+    let (before, command) = (kubectl(&["get", "deployment", "web", GENERATION]), line());
+    let ended = Tpdocker::start(&command).wait().code(84);
+    assert!(ended.stderr.contains("exceeded quota: full"), "{}", ended.stderr);
+    says_once(&ended, "web is back, 2/2 ready, proxy deleted");
+    answer(2);
+    nothing_is_left(&id_of(&ended.stderr));
+    // The server counts the record's coming and going.
+    let after = kubectl(&["get", "deployment", "web", GENERATION]);
+    assert_eq!(after.parse::<u32>().unwrap(), before.parse::<u32>().unwrap() + 2, "it was scaled");
 }
 
 #[test]

@@ -5,17 +5,23 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::autoscaling::v1::HorizontalPodAutoscaler;
+use k8s_openapi::api::rbac::v1::RoleBinding;
 use kube::Api;
-use kube::api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams};
+use kube::api::{
+    ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams,
+};
 use kube::runtime::{WatchStreamExt as _, watcher};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tpdocker::cluster::{Cluster, Loss, Stance, Workload, proxy_deployment};
+use tpdocker::cluster::{Cluster, Kind, Loss, Purpose, Restored, Stance, Workload, proxy_deployment};
+use tpdocker::error::{Code, Explain as _};
+use tpdocker::session::takeover::Lost;
 use tpdocker_protocol::contract::ANNOTATION_SWAP;
 use tpdocker_protocol::control::SwapRecord;
 
-use crate::support::{IMAGE, create, in_namespace, proxy_spec, record, target, wait_web, web};
+use crate::rights;
+use crate::support::{IMAGE, create, in_namespace, proxy_spec, record, session_of, target, wait_web, web, workload};
 
 /// An autoscaler looks every 15 s.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -233,6 +239,31 @@ async fn a_deleted_workload_ends_the_session_and_so_does_one_made_anew() {
                 Api::namespaced(cluster.client().clone(), cluster.namespace());
             services.delete("web-public", &DeleteParams::default()).await.unwrap();
         }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_login_that_loses_its_rights_with_the_workload_ends_the_session_all_the_same() {
+    in_namespace(|cluster| async move {
+        let found = workload(&cluster, 0).await;
+        let dev = rights::under(&Purpose::on(Kind::Deployment, "web"), &cluster).await;
+        let (session, proxy) = session_of(&dev, Stance::Swap(found));
+        session.begin().await.unwrap();
+        api(&cluster).delete("web", &DeleteParams::background()).await.unwrap();
+        let lost = tokio::time::timeout(PATIENCE, session.lost()).await.expect("it notices in time");
+        assert!(matches!(lost, Lost::Gone { anew: false, .. }), "{lost:?}");
+        assert_eq!(lost.code(), Code::Workload);
+
+        // As the end of a namespace takes everything in it, in whatever order.
+        let bindings: Api<RoleBinding> = Api::namespaced(cluster.client().clone(), cluster.namespace());
+        bindings.delete_collection(&DeleteParams::default(), &ListParams::default()).await.unwrap();
+        let began = Instant::now();
+        while dev.swaps().await.is_ok() {
+            assert!(began.elapsed() < PATIENCE, "the rights stay");
+        }
+        assert_eq!(session.finish().await.unwrap(), Some(Restored::missing()));
+        assert!(api(&cluster).get_opt(&proxy).await.unwrap().is_some());
     })
     .await;
 }

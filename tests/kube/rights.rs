@@ -29,7 +29,7 @@ use crate::support::{IMAGE, create, in_namespace, kubeconfig, set_token, setting
 const HEARD_WITHIN: Duration = Duration::from_secs(20);
 
 /// The cluster as a service account `dev` sees it that has the Role and no more.
-async fn under(purpose: &Purpose, cluster: &Cluster) -> Cluster {
+pub async fn under(purpose: &Purpose, cluster: &Cluster) -> Cluster {
     let namespace = cluster.namespace();
     create::<ServiceAccount>(cluster, json!({ "metadata": { "name": "dev" } })).await;
     create::<Role>(cluster, serde_saphyr::from_str(&role(purpose, namespace, cluster.minor())).unwrap()).await;
