@@ -4,6 +4,8 @@
 //! A session that takes a workload over writes its own record over the other's and only then starts its proxy. Until
 //! that one is ready the other's proxy is all there is to answer, so the other session goes on serving until its proxy is
 //! deleted from under it and the last of its pods has ended; the one that takes over deletes it, when its own is ready.
+//!
+//! The same watch shows what others do to the workload beside that ([`super::meanwhile`]), and its end.
 
 use std::time::{Duration, Instant};
 
