@@ -11,6 +11,8 @@ mod holding;
 mod letter;
 #[path = "plan/support.rs"]
 mod manifests;
+#[path = "kube/others.rs"]
+mod others;
 #[path = "kube/pump.rs"]
 mod pump;
 #[path = "kube/requests.rs"]

@@ -9,6 +9,7 @@ use tpdocker_protocol::contract::LABEL_SESSION;
 
 use crate::settings::SwapTarget;
 
+use super::deciders::GitOps;
 use super::error::ClusterError;
 use super::ports;
 use super::stance::{Likeness, PodModel, Withheld, WithheldClaim};
@@ -134,6 +135,8 @@ impl Candidate {
             .unwrap_or_default();
         Ok(Workload {
             reference,
+            gitops: GitOps::of(&self.metadata).map(Box::new),
+            template: Box::new(self.template.clone()),
             uid: self.metadata.uid.unwrap_or_default(),
             resource_version: self.metadata.resource_version.unwrap_or_default(),
             replicas: self.replicas,

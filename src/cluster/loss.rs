@@ -4,11 +4,14 @@
 //! A session that takes a workload over writes its own record over the other's and only then starts its proxy. Until
 //! that one is ready the other's proxy is all there is to answer, so the other session goes on serving until its proxy is
 //! deleted from under it and the last of its pods has ended; the one that takes over deletes it, when its own is ready.
+//!
+//! The same watch shows what others do to the workload beside that ([`super::meanwhile`]), and its end.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
 use kube::api::DynamicObject;
 use kube::runtime::watcher;
 use tpdocker_protocol::control::SwapRecord;
@@ -16,10 +19,11 @@ use tpdocker_protocol::control::SwapRecord;
 use super::connect::Cluster;
 use super::error::{Cause, ClusterError};
 use super::holders::{ProxyState, state_of};
+use super::meanwhile::Meanwhile;
 use super::presence::Watched;
 use super::proxy::session_pods;
 use super::swap::record_of;
-use super::workload::WorkloadRef;
+use super::workload::{Workload, WorkloadRef};
 
 /// Before a watch that failed for good (a login that expired) is tried anew.
 const WATCH_AGAIN: Duration = Duration::from_secs(5);
@@ -33,26 +37,34 @@ const LINGER: Duration = Duration::from_secs(15);
 pub enum Loss {
     /// Another session has written its record over this one's.
     TakenOver(Box<SwapRecord>),
-    /// Somebody removed the record and the proxy, or deleted the workload and the proxy.
+    /// Somebody removed the record and the proxy.
     Undone,
+    /// Somebody deleted the workload.
+    Deleted {
+        /// And made another one of the same name.
+        anew: bool,
+    },
 }
 
 /// The record, as seen by the session that wrote it.
 enum Seen {
     Own,
     Others(Box<SwapRecord>),
-    /// Not on the workload any more, which still exists or does not.
-    Gone {
-        workload: bool,
+    /// Not on the workload any more.
+    Gone,
+    /// The workload itself does not exist any more, but one of its name may.
+    Deleted {
+        anew: bool,
     },
 }
 
 /// What is known of a session's workload, and what has been told about it.
 struct Watch<'a> {
     cluster: &'a Cluster,
-    workload: &'a WorkloadRef,
+    workload: &'a Workload,
     session: &'a str,
     proxy: &'a str,
+    meanwhile: Meanwhile<'a>,
     taken: Option<Box<SwapRecord>>,
     told_gone: bool,
     /// The proxy's Deployment is gone.
@@ -64,13 +76,21 @@ impl Cluster {
     /// somebody should know before that.
     pub async fn wait_lost(
         &self,
-        workload: &WorkloadRef,
+        workload: &Workload,
         session: &str,
         proxy: &str,
         mut tell: impl FnMut(String),
     ) -> Loss {
-        let mut watch =
-            Watch { cluster: self, workload, session, proxy, taken: None, told_gone: false, deleted: false };
+        let mut watch = Watch {
+            cluster: self,
+            workload,
+            session,
+            proxy,
+            meanwhile: Meanwhile::new(workload),
+            taken: None,
+            told_gone: false,
+            deleted: false,
+        };
         loop {
             match watch.follow(&mut tell).await {
                 Ok(loss) => {
@@ -124,20 +144,33 @@ impl Cluster {
     }
 }
 
+/// Waits until then; forever when it is never.
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => tokio::time::sleep_until(when.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
 fn named(name: &str) -> watcher::Config {
     watcher::Config::default().fields(&format!("metadata.name={name}"))
 }
 
 impl Watch<'_> {
     async fn follow(&mut self, tell: &mut impl FnMut(String)) -> Result<Loss, ClusterError> {
-        let mut workloads = Watched::new(self.cluster.any(self.workload), named(&self.workload.name));
+        let WorkloadRef { name, .. } = &self.workload.reference;
+        let mut workloads = Watched::new(self.cluster.any(&self.workload.reference), named(name));
         let mut proxies = Watched::new(self.cluster.api::<Deployment>(), named(self.proxy));
         let (mut record, mut proxy) = (None, None);
         loop {
             tokio::select! {
                 seen = workloads.changed() => {
                     let seen = seen.map_err(|cause| ClusterError::request("watch the workload", cause))?;
-                    record = Some(self.seen(seen.get(&self.workload.name)).await?);
+                    let seen = seen.get(name);
+                    record = Some(self.seen(seen).await?);
+                    if let (Some(Seen::Own), Some(object)) = (&record, seen) {
+                        self.meanwhile.handle_input(object);
+                    }
                 }
                 seen = proxies.changed() => {
                     let seen = seen.map_err(|cause| ClusterError::request("watch the proxy", cause))?;
@@ -145,6 +178,10 @@ impl Watch<'_> {
                     self.deleted = state == ProxyState::Missing;
                     proxy = Some(state);
                 }
+                () = at(self.meanwhile.poll_timeout()) => {}
+            }
+            while let Some(text) = self.meanwhile.poll_event(Instant::now()) {
+                tell(text);
             }
             if let (Some(record), Some(proxy)) = (&record, proxy)
                 && let Some(loss) = self.judge(record, proxy, tell)
@@ -155,13 +192,16 @@ impl Watch<'_> {
     }
 
     async fn seen(&self, workload: Option<&DynamicObject>) -> Result<Seen, ClusterError> {
-        let gone = Seen::Gone { workload: workload.is_some() };
-        Ok(match workload.and_then(record_of) {
+        let Some(workload) = workload else { return Ok(Seen::Deleted { anew: false }) };
+        if workload.uid().is_some_and(|uid| uid != self.workload.uid) {
+            return Ok(Seen::Deleted { anew: true });
+        }
+        Ok(match record_of(workload) {
             Some(Ok(record)) if record.session == self.session => Seen::Own,
             // What a rollback of the workload brought back is nobody's.
-            Some(Ok(record)) if self.cluster.is_ghost(&record).await? => gone,
+            Some(Ok(record)) if self.cluster.is_ghost(&record).await? => Seen::Gone,
             Some(Ok(record)) => Seen::Others(Box::new(record)),
-            Some(Err(_)) | None => gone,
+            Some(Err(_)) | None => Seen::Gone,
         })
     }
 
@@ -172,18 +212,18 @@ impl Watch<'_> {
                 if self.taken.replace(by.clone()).as_ref() != Some(by) {
                     tell(format!(
                         "{} (session {}) takes {} over; it is answered here until the other's app listens",
-                        by.owner, by.session, self.workload
+                        by.owner, by.session, self.workload.reference
                     ));
                 }
                 None
             }
             (Seen::Others(by), _) => Some(Loss::TakenOver(by.clone())),
-            (Seen::Gone { .. }, _) if self.taken.is_some() => self.taken.clone().map(Loss::TakenOver),
-            (Seen::Gone { .. }, ProxyState::Missing) => Some(Loss::Undone),
-            (Seen::Gone { workload }, _) => {
+            (Seen::Gone | Seen::Deleted { .. }, _) if self.taken.is_some() => self.taken.clone().map(Loss::TakenOver),
+            (Seen::Deleted { anew }, _) => Some(Loss::Deleted { anew: *anew }),
+            (Seen::Gone, ProxyState::Missing) => Some(Loss::Undone),
+            (Seen::Gone, _) => {
                 if !std::mem::replace(&mut self.told_gone, true) {
-                    let what = if *workload { "removed the record of this swap from" } else { "deleted" };
-                    tell(format!("somebody {what} {}", self.workload));
+                    tell(format!("somebody removed the record of this swap from {}", self.workload.reference));
                 }
                 None
             }

@@ -15,7 +15,8 @@
 //! - [`mounts`]: what is mounted into the swapped container;
 //! - [`carrier`]: a byte pipe to the proxy, [`control`]: admission and requests on it, and [`files`]: the pod's files;
 //! - [`swap`]: record, scale, restore; [`presence`]: which pods still answer for the original; [`holders`]: who holds
-//!   what, and [`loss`]: a session that holds it no more;
+//!   what, and [`loss`]: a session that holds it no more, or shares it with what others make of it;
+//! - [`deciders`]: who else decides about the workload's replicas;
 //! - [`letter`]: what the proxy may do by itself when its session is gone;
 //! - [`inspect`] and [`pod_security`]: what `tpdocker doctor` wants to know;
 //! - [`error`]: what can go wrong and its cure.
@@ -24,6 +25,7 @@ pub mod candidate;
 pub mod carrier;
 pub mod connect;
 pub mod control;
+pub mod deciders;
 pub mod error;
 pub mod failure;
 pub mod files;
@@ -32,6 +34,7 @@ pub mod holders;
 pub mod inspect;
 pub mod letter;
 pub mod loss;
+mod meanwhile;
 pub mod mounts;
 pub mod pod_security;
 pub mod ports;

@@ -23,7 +23,8 @@ use tpdocker_protocol::contract::LABEL_SESSION;
 use super::connect::Cluster;
 use super::error::{Cause, ClusterError};
 use super::failure::is_ready;
-use super::workload::Workload;
+use super::meanwhile::replicas_of;
+use super::workload::{Workload, WorkloadRef};
 
 /// A pod leaves the endpoints as soon as its deletion begins; the rest is the controllers' queue.
 const GONE_TIMEOUT: Duration = Duration::from_mins(1);
@@ -84,9 +85,14 @@ where
 // === impl Cluster ===
 
 impl Cluster {
-    /// Waits until no pod of the original is an endpoint of the workload's Services, or, without Services, until each
-    /// is at least on its way out. `progress` is told how many are left.
-    pub async fn wait_gone(&self, workload: &Workload, mut progress: impl FnMut(String)) -> Result<(), ClusterError> {
+    /// Waits until no pod of the original, which was scaled to 0, is an endpoint of the workload's Services, or, without
+    /// Services, until each is at least on its way out. `progress` is told how many are left. `Some` when somebody else
+    /// has scaled it back, with the number.
+    pub async fn wait_gone(
+        &self,
+        workload: &Workload,
+        mut progress: impl FnMut(String),
+    ) -> Result<Option<i32>, ClusterError> {
         let wait = async {
             let names = self.wait_leaving(workload, &mut progress).await?;
             if !workload.services.is_empty() {
@@ -94,7 +100,13 @@ impl Cluster {
             }
             Ok(())
         };
-        match tokio::time::timeout(GONE_TIMEOUT, wait).await {
+        let either = async {
+            tokio::select! {
+                gone = wait => gone.map(|()| None),
+                back = self.wait_scaled_back(&workload.reference) => back.map(Some),
+            }
+        };
+        match tokio::time::timeout(GONE_TIMEOUT, either).await {
             Ok(outcome) => outcome,
             Err(_) => Err(ClusterError::Changed {
                 workload: workload.reference.clone(),
@@ -109,6 +121,19 @@ impl Cluster {
         let pods = self.ask("list pods", self.api::<Pod>().list(&params)).await?;
         let serving = pods.iter().filter(|pod| is_ready(pod) && pod.metadata.deletion_timestamp.is_none());
         Ok(serving.filter_map(|pod| pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()).collect())
+    }
+
+    /// Waits until the workload is not at 0.
+    async fn wait_scaled_back(&self, reference: &WorkloadRef) -> Result<i32, ClusterError> {
+        let by_name = watcher::Config::default().fields(&format!("metadata.name={}", reference.name));
+        let mut workloads = Watched::new(self.any(reference), by_name);
+        loop {
+            let seen = workloads.changed().await.map_err(|cause| ClusterError::request("watch the workload", cause))?;
+            match seen.get(&reference.name).map_or(0, replicas_of) {
+                0 => {}
+                replicas => return Ok(replicas),
+            }
+        }
     }
 
     /// Waits until every pod of the original is being deleted; their names.

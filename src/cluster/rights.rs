@@ -47,6 +47,9 @@ const USEFUL: [(Row, &str); 2] = [
     (("", "pods/log", &["get"]), "the last output of a proxy that crashes"),
 ];
 
+/// Of no use but to know that an autoscaler is there; with what that is for.
+const USEFUL_TO_SWAP: (Row, &str) =
+    (("autoscaling", "horizontalpodautoscalers", &["list"]), "the notice about an autoscaler of the workload");
 /// So that the proxy can put a workload back by itself: [`super::letter`]. Its Role may hold no right that the login has not.
 const FOR_LETTER: [(Row, Option<&str>); 5] = [
     (("", "configmaps", &["get"]), Some(ROOT_CA)),
@@ -367,6 +370,8 @@ impl Rules {
             self.add(group, resource, None, verbs);
         }
         self.of_proxy(minor);
+        let (row, useful_for) = USEFUL_TO_SWAP;
+        self.push(row, None, Some(useful_for));
         for (row, name) in FOR_LETTER {
             self.push(row, name, Some(LETTER));
         }

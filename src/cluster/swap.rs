@@ -18,6 +18,7 @@ use tpdocker_protocol::control::SwapRecord;
 use super::connect::Cluster;
 use super::error::ClusterError;
 use super::holders::{ProxyState, Scope};
+use super::meanwhile::replicas_of;
 use super::presence::Watched;
 use super::workload::{Kind, Workload, WorkloadRef};
 
@@ -50,6 +51,8 @@ pub struct Restored {
     pub replicas: i32,
     /// Replicas that are ready.
     pub ready: i32,
+    /// There is no such workload.
+    pub missing: bool,
 }
 
 /// A workload at one moment, whatever its kind.
@@ -132,14 +135,21 @@ impl Cluster {
         Ok(found.items.is_empty() && age.is_ok_and(|age| age.as_secs() > GHOST_AGE.as_secs().cast_signed()))
     }
 
-    /// Scales to `replicas` if the workload carries `session`'s record.
+    /// Scales to `replicas` if the workload carries `session`'s record. On the way to 0 the record learns of the number that
+    /// somebody else, such as an autoscaler, has set since it was written.
     pub async fn scale(&self, reference: &WorkloadRef, session: &str, replicas: i32) -> Result<(), ClusterError> {
         for _ in 0..MAX_CONFLICTS {
             let now = self.moment(reference).await?;
-            match &now.record {
-                Some(Ok(found)) if found.session == session => {}
+            let record = match &now.record {
+                Some(Ok(found)) if found.session == session => found,
                 Some(Ok(found)) => return Err(held(reference, found.clone(), None)),
                 _ => return Err(changed(reference, "lost its swap record")),
+            };
+            if replicas == 0 && now.replicas != 0 && now.replicas != record.replicas {
+                let record = SwapRecord { replicas: now.replicas, ..record.clone() };
+                let text = serde_json::to_string(&record).map_err(|bad| changed(reference, &bad.to_string()))?;
+                self.annotate(reference, &now.resource_version, Some(text)).await?;
+                continue;
             }
             if now.replicas == replicas || self.set_scale(reference, &now.resource_version, replicas).await? {
                 return Ok(());
@@ -199,7 +209,7 @@ impl Cluster {
     ) -> Result<Restored, ClusterError> {
         let now = match self.moment(reference).await {
             Ok(now) => now,
-            Err(ClusterError::NotFound { .. }) => return Ok(Restored::nothing(0, 0)),
+            Err(ClusterError::NotFound { .. }) => return Ok(Restored::missing()),
             Err(error) => return Err(error),
         };
         let record = match now.record {
@@ -368,8 +378,13 @@ pub fn since_now() -> String {
 // === impl Restored ===
 
 impl Restored {
+    /// Of a workload that does not exist.
+    pub fn missing() -> Self {
+        Self { missing: true, ..Self::nothing(0, 0) }
+    }
+
     fn nothing(replicas: i32, ready: i32) -> Self {
-        Self { record: None, holder: None, replicas, ready }
+        Self { record: None, holder: None, replicas, ready, missing: false }
     }
 }
 
@@ -382,8 +397,7 @@ impl Moment {
         Self {
             uid: object.uid().unwrap_or_default(),
             resource_version: object.resource_version().unwrap_or_default(),
-            // The API server's default.
-            replicas: count("/spec/replicas").unwrap_or(1),
+            replicas: replicas_of(object),
             ready: count("/status/readyReplicas").unwrap_or(0),
             settled: number("/status/observedGeneration") >= object.metadata.generation,
             record: record_of(object),

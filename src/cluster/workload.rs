@@ -8,7 +8,7 @@ use std::fmt;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Pod, PodTemplateSpec, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube::api::{ApiResource, DynamicObject, ListParams, TypeMeta};
 use kube::{Api, ResourceExt as _};
@@ -18,6 +18,7 @@ use crate::settings::{SwapTarget, TargetKind};
 
 use super::candidate::Candidate;
 use super::connect::Cluster;
+use super::deciders::GitOps;
 use super::error::{Cause, ClusterError};
 use super::fixture::{self, Fixture, FixtureKind};
 use super::ports;
@@ -65,6 +66,10 @@ pub struct Workload {
     pub ready: i32,
     /// Its pods, and which container of them is replaced.
     pub pod: PodModel,
+    /// Its pod template, with nothing left out.
+    pub template: Box<PodTemplateSpec>,
+    /// Whose it is, if a `GitOps` controller's.
+    pub gitops: Option<Box<GitOps>>,
     /// Which pods are its own.
     pub selector: LabelSelector,
     /// Services that send to it.

@@ -21,6 +21,7 @@ pub mod takeover;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -87,6 +88,9 @@ pub async fn find(
     if let Some(notice) = &lacking.notice {
         reporter.notice(notice);
     }
+    for notice in cluster.deciders(&stance).await? {
+        reporter.notice(notice);
+    }
     step.done(plan::describe(&stance));
     Ok(Found { cluster, stance, lacking })
 }
@@ -116,6 +120,8 @@ pub struct Session {
     begun: SetOnce<String>,
     /// Keeps the proxy's letter good.
     keeper: OnceLock<AbortOnDropHandle<()>>,
+    /// Somebody has deleted the workload.
+    deleted: AtomicBool,
 }
 
 /// A proxy whose program answers.
@@ -183,6 +189,7 @@ impl Session {
             claimed: OnceLock::new(),
             begun: SetOnce::new(),
             keeper: OnceLock::new(),
+            deleted: AtomicBool::new(false),
         })
     }
 
@@ -298,22 +305,35 @@ impl Session {
         let step = self.reporter.step("swap").unless("the app ended before it was needed");
         let Workload { reference, services, .. } = workload;
         let swapped = async {
-            self.take_over(workload, attached, &step).await?;
-            self.displace(reference, &step).await
+            let back = self.take_over(workload, attached, &step).await?;
+            self.displace(reference, &step).await?;
+            Ok::<_, ClusterError>(back)
         };
-        if let Err(error) = swapped.await {
-            step.fail();
-            return Err(error.into());
-        }
+        let back = match swapped.await {
+            Ok(back) => back,
+            Err(error) => {
+                step.fail();
+                return Err(error.into());
+            }
+        };
         let answered = match &services[..] {
             [] => "its place is taken".to_owned(),
             services => format!("service {} is answered here", services.join(", ")),
         };
-        step.done(format!("{answered}; {} is at 0", reference.name));
+        step.done(match back {
+            None => format!("{answered}; {} is at 0", reference.name),
+            Some(back) => format!("{answered}, and by {}, which somebody has scaled back to {back}", reference.name),
+        });
         Ok(())
     }
 
-    async fn take_over(&self, workload: &Workload, attached: &Attached, step: &Step) -> Result<(), ClusterError> {
+    /// `Some` with the number of replicas that somebody else has scaled it back to.
+    async fn take_over(
+        &self,
+        workload: &Workload,
+        attached: &Attached,
+        step: &Step,
+    ) -> Result<Option<i32>, ClusterError> {
         let cluster = &self.found.cluster;
         step.progress(format!("waiting until the app listens on {}", plan::ports(&workload.pod)));
         tokio::select! {
@@ -408,19 +428,29 @@ impl Session {
     async fn restore(&self, workload: &Workload) -> Result<Restored, ClusterError> {
         let step = self.reporter.step("restore");
         let reference = &workload.reference;
+        if self.deleted.load(Ordering::Relaxed) {
+            return self.leave_deleted(reference, step).await;
+        }
         let session = self.identity.id.as_str();
         let restored = self
             .found
             .cluster
             .restore(reference, Some(session), || self.pass_on(workload), |text| step.progress(text))
             .await?;
-        let facts = if restored.record.is_some() {
-            format!("{} is back, {}/{} ready, proxy deleted", reference.name, restored.ready, restored.replicas)
+        let facts = if let Some(record) = &restored.record {
+            let Restored { ready, replicas, .. } = restored;
+            let set = if record.replicas == replicas {
+                String::new()
+            } else {
+                format!(", as somebody has set it (it had {})", record.replicas)
+            };
+            format!("{} is back, {ready}/{replicas} ready{set}, proxy deleted", reference.name)
         } else {
             // Nothing was swapped, or whoever changed or deleted the workload took the record along; not the proxy.
             self.found.cluster.delete_proxy(self.proxy_name(), session, |text| step.progress(text)).await?;
             match &restored.holder {
                 Some(other) => format!("{} is {}'s now (session {})", reference.name, other.owner, other.session),
+                None if restored.missing => format!("{} is gone, proxy deleted", reference.name),
                 None => format!("{} is as it was", reference.name),
             }
         };

@@ -10,11 +10,13 @@
 //! proxy is ready it puts the original back and deletes A's proxy too: A cannot be given the lock back, since it may be
 //! gone.
 
+use std::sync::atomic::Ordering;
+
 use tpdocker_protocol::control::SwapRecord;
 
 use super::Session;
 use crate::cluster::{ClusterError, Loss, Restored, WorkloadRef};
-use crate::error::{Code, Explain};
+use crate::error::{Code, Error, Explain};
 use crate::event::Step;
 
 /// The session's workload, or its proxy where it swaps nothing, is not its own any more.
@@ -38,6 +40,14 @@ pub enum Lost {
         /// The proxy's Deployment.
         proxy: String,
     },
+    /// Somebody has deleted it.
+    #[error("somebody else deleted {workload}{}, so this session stands in for nothing any more", if *.anew { " and made it anew" } else { "" })]
+    Gone {
+        /// The workload.
+        workload: String,
+        /// There is another one of its name.
+        anew: bool,
+    },
     /// Somebody has put it back.
     #[error("somebody else ended this swap: {workload} has no record of it, and the proxy is gone")]
     Undone {
@@ -50,6 +60,7 @@ impl Explain for Lost {
     fn code(&self) -> Code {
         match self {
             Self::TakenOver { .. } => Code::Held,
+            Self::Gone { .. } => Code::Workload,
             Self::Undone { .. } | Self::Deleted { .. } => Code::Tunnel,
         }
     }
@@ -77,17 +88,38 @@ impl Session {
             self.found.cluster.wait_deleted(proxy).await;
             return Lost::Deleted { proxy: proxy.clone() };
         };
-        let workload = &workload.reference;
         let session = self.identity.id.as_str();
         let loss = self.found.cluster.wait_lost(workload, session, proxy, |text| self.reporter.warn(text)).await;
-        let workload = workload.to_string();
+        let workload = workload.reference.to_string();
         match loss {
             Loss::TakenOver(record) => {
                 let SwapRecord { owner, since, session, .. } = *record;
                 Lost::TakenOver { workload, owner, since, session }
             }
             Loss::Undone => Lost::Undone { workload },
+            Loss::Deleted { anew } => {
+                self.deleted.store(true, Ordering::Relaxed);
+                Lost::Gone { workload, anew }
+            }
         }
+    }
+
+    /// Ends where the workload is gone, so that there is nothing to put back. Its namespace may be going too, and with that
+    /// the login's rights: then the proxy goes without this session's help.
+    pub(super) async fn leave_deleted(&self, workload: &WorkloadRef, step: Step) -> Result<Restored, ClusterError> {
+        let session = self.identity.id.as_str();
+        match self.found.cluster.delete_proxy(self.proxy_name(), session, |text| step.progress(text)).await {
+            Ok(()) => step.done(format!("{} is gone, proxy deleted", workload.name)),
+            Err(error) if error.code() == Code::Forbidden => {
+                let (proxy, why) = (self.proxy_name(), Error::from(error).chain().join(": "));
+                self.reporter.warn(format!(
+                    "the proxy, Deployment `{proxy}`, is left to the end of its namespace, if it is ending: {why}"
+                ));
+                step.done(format!("{} is gone", workload.name));
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(Restored::missing())
     }
 
     /// Deletes the proxies of whom the workload was taken from, once this session's answers.
@@ -103,7 +135,8 @@ impl Session {
     pub async fn finish(&self) -> Result<Option<Restored>, ClusterError> {
         let ended = self.end().await;
         let found = &self.found;
-        if let Some(workload) = found.stance.workload().filter(|_| self.take_over) {
+        let still_there = !self.deleted.load(Ordering::Relaxed);
+        if let Some(workload) = found.stance.workload().filter(|_| self.take_over && still_there) {
             let workload = &workload.reference;
             let others = match found.cluster.swap_of(workload).await {
                 Ok(None) | Err(ClusterError::NotFound { .. }) => {

@@ -18,6 +18,7 @@ mod load;
 mod main_job;
 #[path = "../support/namespace.rs"]
 mod namespace;
+mod others;
 mod outgoing;
 mod reach;
 mod recovery;

@@ -29,7 +29,7 @@ use crate::support::{IMAGE, create, in_namespace, kubeconfig, set_token, setting
 const HEARD_WITHIN: Duration = Duration::from_secs(20);
 
 /// The cluster as a service account `dev` sees it that has the Role and no more.
-async fn under(purpose: &Purpose, cluster: &Cluster) -> Cluster {
+pub async fn under(purpose: &Purpose, cluster: &Cluster) -> Cluster {
     let namespace = cluster.namespace();
     create::<ServiceAccount>(cluster, json!({ "metadata": { "name": "dev" } })).await;
     create::<Role>(cluster, serde_saphyr::from_str(&role(purpose, namespace, cluster.minor())).unwrap()).await;
@@ -65,6 +65,12 @@ async fn finds(
 async fn session(dev: &Cluster, intent: &Intent) -> usize {
     let (stance, lacking) = dev.find(intent).await.unwrap();
     let found_at = requests::mark();
+    assert_eq!(dev.deciders(&stance).await.unwrap(), [""; 0]);
+    if matches!(stance, Stance::Swap(_)) {
+        // A session works without, so nothing else notices when it is not asked for.
+        let asked = requests::since(found_at, dev.namespace());
+        assert!(asked.iter().any(|it| it.verb == "list" && it.resource == "horizontalpodautoscalers"), "{asked:?}");
+    }
     let identity = Identity::new().unwrap();
     let (proxy, _) = proxy_of(&identity, &stance, None).unwrap();
     let found = Found { cluster: dev.clone(), stance, lacking };
