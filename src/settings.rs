@@ -119,8 +119,8 @@ pub struct DoctorSettings {
 pub struct RbacSettings {
     /// The cluster.
     pub cluster: ClusterSettings,
-    /// What the Role is for; every workload when `None`.
-    pub swap: Option<RbacTarget>,
+    /// What the Role is for.
+    pub target: RbacTarget,
     /// Who is to have it.
     pub subjects: Vec<Subject>,
 }
@@ -128,10 +128,16 @@ pub struct RbacSettings {
 /// What a Role is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RbacTarget {
-    /// Every workload of a kind.
+    /// Swapping every workload, and whatever needs less.
+    Any,
+    /// Swapping every workload of a kind.
     Kind(TargetKind),
-    /// One workload.
-    One(SwapTarget),
+    /// Swapping one workload.
+    Swap(SwapTarget),
+    /// Sessions like this one.
+    Like(SwapTarget),
+    /// Sessions that only reach.
+    Outgoing,
 }
 
 /// Somebody whom RBAC knows.
