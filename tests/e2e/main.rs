@@ -10,9 +10,11 @@ mod fail_closed;
 mod files;
 mod flags;
 mod gapless;
+mod gate;
 mod hold;
 mod hot_reload;
 mod images;
+mod kills;
 mod load;
 mod main_job;
 #[path = "../support/namespace.rs"]
