@@ -15,7 +15,7 @@
 //! - [`mounts`]: what is mounted into the swapped container;
 //! - [`carrier`]: a byte pipe to the proxy, [`control`]: admission and requests on it, and [`files`]: the pod's files;
 //! - [`swap`]: record, scale, restore; [`presence`]: which pods still answer for the original; [`holders`]: who holds
-//!   what, and [`loss`]: a session that holds it no more;
+//!   what, [`loss`]: a session that holds it no more, and [`patience`]: what undoes a swap, while nobody answers;
 //! - [`inspect`] and [`pod_security`]: what `tpdocker doctor` wants to know;
 //! - [`error`]: what can go wrong and its cure.
 
@@ -31,6 +31,7 @@ pub mod holders;
 pub mod inspect;
 pub mod loss;
 pub mod mounts;
+pub mod patience;
 pub mod pod_security;
 pub mod ports;
 pub mod presence;
@@ -54,6 +55,7 @@ pub use fixture::FixtureKind;
 pub use holders::{Holder, Holders, Orphan, Other, ProxyState, Scope};
 pub use loss::Loss;
 pub use mounts::{PodMount, Source};
+pub use patience::patiently;
 pub use proxy::{Proxy, ProxyPod};
 pub use rights::Purpose;
 pub use stance::{Likeness, ModelKind, PodModel, Stance};

@@ -5,6 +5,7 @@
 //! step may be repeated: what is missing is already gone, what is done stays done. A conflict is never overwritten: the
 //! object is read again and the decision made anew.
 
+use std::future::Ready;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
@@ -18,6 +19,7 @@ use tpdocker_protocol::control::SwapRecord;
 use super::connect::Cluster;
 use super::error::ClusterError;
 use super::holders::{ProxyState, Scope};
+use super::patience::may_pass;
 use super::presence::Watched;
 use super::workload::{Kind, Workload, WorkloadRef};
 
@@ -62,6 +64,13 @@ struct Moment {
     /// The controller has seen the last change of the spec, so `ready` is about it.
     settled: bool,
     record: Option<Result<SwapRecord, String>>,
+}
+
+/// What a restore could not do.
+struct Left {
+    what: Vec<String>,
+    /// Each for want of an answer.
+    unanswered: bool,
 }
 
 // === impl Cluster ===
@@ -195,6 +204,23 @@ impl Cluster {
         reference: &WorkloadRef,
         session: Option<&str>,
         serving: impl FnMut() -> S,
+        progress: impl FnMut(String),
+    ) -> Result<Restored, ClusterError> {
+        self.undo(reference, session, Some(serving), progress).await
+    }
+
+    /// As [`Self::restore`] of `session`'s swap, without waiting for pods: neither for the original's to be ready nor for
+    /// the proxy's to go. Who calls in between is refused.
+    pub async fn restore_at_once(&self, reference: &WorkloadRef, session: &str) -> Result<Restored, ClusterError> {
+        self.undo(reference, Some(session), None::<fn() -> Ready<()>>, |_| {}).await
+    }
+
+    /// With `serving`, waits for pods.
+    async fn undo<S: Future<Output = ()>>(
+        &self,
+        reference: &WorkloadRef,
+        session: Option<&str>,
+        serving: Option<impl FnMut() -> S>,
         mut progress: impl FnMut(String),
     ) -> Result<Restored, ClusterError> {
         let now = match self.moment(reference).await {
@@ -212,7 +238,7 @@ impl Cluster {
                 return Err(changed(reference, &format!("carries a swap record of another release: {text}")));
             }
         };
-        let mut left = Vec::new();
+        let mut left = Left { what: Vec::new(), unanswered: true };
         let mut back = Moment { record: None, ..now };
         // Somebody who scaled it meanwhile (a person, an autoscaler, GitOps) decided; only 0 is our doing.
         if back.replicas == 0 {
@@ -223,28 +249,35 @@ impl Cluster {
                     let holder = self.swap_of(reference).await?;
                     return Ok(Restored { holder, ..Restored::nothing(back.replicas, back.ready) });
                 }
-                Err(error) => left.push(format!("scale to {}: {}", record.replicas, text_of(&error))),
+                Err(error) => left.push(format!("scale to {}: ", record.replicas), &error),
             }
         }
-        if left.is_empty() {
+        let waits = serving.is_some();
+        if let Some(serving) = serving.filter(|_| left.what.is_empty()) {
             match self.wait_back(reference, serving, &mut progress).await {
                 Ok(ready) => back.ready = ready,
-                Err(error) => left.push(text_of(&error)),
+                Err(error) => left.push(String::new(), &error),
             }
         }
-        if let Err(error) = self.delete_proxy(&record.proxy, &record.session, &mut progress).await {
-            left.push(format!("delete the proxy {}: {}", record.proxy, text_of(&error)));
+        let deleted = if waits {
+            self.delete_proxy(&record.proxy, &record.session, &mut progress).await
+        } else {
+            self.delete_proxy_at_once(&record.proxy).await
+        };
+        if let Err(error) = deleted {
+            left.push(format!("delete the proxy {}: ", record.proxy), &error);
         }
         // The record stays as long as anything is left to do.
-        if left.is_empty()
+        if left.what.is_empty()
             && let Err(error) = self.forget(reference, &record.session).await
         {
-            left.push(format!("remove the annotation {ANNOTATION_SWAP}: {}", text_of(&error)));
+            left.push(format!("remove the annotation {ANNOTATION_SWAP}: "), &error);
         }
+        let Left { what: left, unanswered } = left;
         if left.is_empty() {
             Ok(Restored { record: Some(record), ..Restored::nothing(back.replicas, back.ready) })
         } else {
-            Err(ClusterError::Restore { workload: Box::new(reference.clone()), left })
+            Err(ClusterError::Restore { workload: Box::new(reference.clone()), left, unanswered })
         }
     }
 
@@ -279,6 +312,8 @@ impl Cluster {
                 Ok(seen) => seen.map_err(|cause| ClusterError::request("watch the workload", cause))?,
                 Err(_) if ready > 0 => return Ok(ready),
                 Err(_) => {
+                    // Of a server that does not answer nothing was heard, and the pods may be ready.
+                    self.moment(reference).await?;
                     let what = format!("has no ready pod {} s after it was scaled back", READY_TIMEOUT.as_secs());
                     return Err(changed(reference, &what));
                 }
@@ -370,6 +405,16 @@ pub fn since_now() -> String {
 impl Restored {
     fn nothing(replicas: i32, ready: i32) -> Self {
         Self { record: None, holder: None, replicas, ready }
+    }
+}
+
+// === impl Left ===
+
+impl Left {
+    /// Adds a failure: what was to be done, as far as the error does not say it.
+    fn push(&mut self, what: String, error: &ClusterError) {
+        self.unanswered &= may_pass(error);
+        self.what.push(what + &text_of(error));
     }
 }
 

@@ -7,7 +7,7 @@ use std::future::ready;
 use futures_util::future::join_all;
 
 use super::{leftovers, undo};
-use crate::cluster::{Cluster, ClusterError, Holders, Scope, WorkloadRef};
+use crate::cluster::{Cluster, ClusterError, Holders, Scope, WorkloadRef, patiently};
 use crate::docker::Engine;
 use crate::error::Error;
 use crate::event::Reporter;
@@ -102,7 +102,8 @@ async fn put_back(
     reporter: &Reporter,
 ) -> Result<Option<String>, ClusterError> {
     let step = reporter.step("restore");
-    let restored = cluster.restore(reference, None, || ready(()), |text| step.progress(text)).await?;
+    let restore = || cluster.restore(reference, None, || ready(()), |text| step.progress(text));
+    let restored = patiently(restore, |why| reporter.warn(why)).await?;
     let Some(record) = restored.record else {
         step.done(format!("{reference} is not swapped"));
         return Ok(None);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::undo;
 use crate::cluster::PodMount;
-use crate::docker::{App, Engine, Exit, Running, Sidecar, SidecarSpec, Stdio};
+use crate::docker::{App, Engine, Exit, Fate, Running, Sidecar, SidecarSpec, Stdio};
 use crate::error::{Error, HostError};
 use crate::event::Reporter;
 use crate::output::{Console, TerminalMode, result};
@@ -210,6 +210,7 @@ impl Work<'_> {
         let mut swapped = false;
         let mut reader_gone = std::pin::pin!(running.reader_gone());
         let mut reading = true;
+        let mut ending = false;
         let mut deadline = std::pin::pin!(tokio::time::sleep(FAR));
         loop {
             tokio::select! {
@@ -231,12 +232,17 @@ impl Work<'_> {
                     return Err(lost.into());
                 }
                 lost = &mut sidecar_ended => {
-                    app.stop(STOP_GRACE).await?;
+                    stop(&app).await;
                     return Err(lost.into());
                 }
                 received = signals.next() => {
-                    app.signal(received.name()).await?;
-                    if received.ends() {
+                    if !received.ends() {
+                        app.signal(received.name()).await?;
+                    } else if std::mem::replace(&mut ending, true) {
+                        // As `docker compose up` has it: the second one does not wait.
+                        app.signal("SIGKILL").await?;
+                    } else {
+                        app.signal(received.name()).await?;
                         deadline.as_mut().reset(tokio::time::Instant::now() + STOP_GRACE);
                     }
                 }
@@ -255,8 +261,12 @@ impl Work<'_> {
     }
 
     fn ended(&self, exit: Exit) -> u8 {
-        if exit.oom_killed {
-            self.console.reporter().warn("the app was killed for want of memory");
+        match exit.fate {
+            Fate::Ended => {}
+            Fate::OutOfMemory => {
+                self.console.reporter().warn("the app was out of memory, and the kernel killed it");
+            }
+            Fate::Removed => self.console.reporter().warn("somebody removed the app's container"),
         }
         exit.code
     }

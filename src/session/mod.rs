@@ -6,6 +6,7 @@
 //! is interrupted at any step ends like one that ran well, with [`Session::end`].
 
 pub mod access;
+mod end;
 pub mod ending;
 pub mod environment;
 pub mod files;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::Deployment;
 use tokio::sync::SetOnce;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tpdocker_protocol::control::{PodView, PortFailure, SidecarConfig, SidecarStatus, SwapRecord};
 
 use self::access::Access;
@@ -106,6 +108,8 @@ pub struct Session {
     take_over: bool,
     /// The proxy's name, once it is there.
     begun: SetOnce<String>,
+    /// Somebody does not want to wait for the end.
+    haste: CancellationToken,
 }
 
 /// A proxy whose program answers.
@@ -159,8 +163,19 @@ impl Session {
         };
         run_dir.record(&record)?;
         let control_port = control_port(found.stance.pod());
-        let (waiting, take_over, begun) = (OnceLock::new(), false, SetOnce::new());
-        Ok(Self { identity, run_dir, record, found, deployment, control_port, waiting, reporter, take_over, begun })
+        Ok(Self {
+            identity,
+            run_dir,
+            record,
+            found,
+            deployment,
+            control_port,
+            waiting: OnceLock::new(),
+            reporter,
+            take_over: false,
+            begun: SetOnce::new(),
+            haste: CancellationToken::new(),
+        })
     }
 
     /// What it is to the workloads of its namespace.
@@ -362,27 +377,16 @@ impl Session {
         }
     }
 
-    /// Puts the cluster back, from whatever step. `None` where nothing was to be swapped.
-    pub async fn end(&self) -> Result<Option<Restored>, ClusterError> {
-        match self.found.stance.workload() {
-            Some(workload) => self.restore(workload).await.map(Some),
-            None => self.leave().await.map(|()| None),
-        }
-    }
-
     /// Where nothing was swapped there is only the proxy.
-    async fn leave(&self) -> Result<(), ClusterError> {
-        let step = self.reporter.step("restore");
+    async fn leave(&self, step: &Step) -> Result<String, ClusterError> {
         self.found
             .cluster
             .delete_proxy(self.proxy_name(), self.identity.id.as_str(), |text| step.progress(text))
             .await?;
-        step.done("proxy deleted; nothing was swapped".to_owned());
-        Ok(())
+        Ok("proxy deleted; nothing was swapped".to_owned())
     }
 
-    async fn restore(&self, workload: &Workload) -> Result<Restored, ClusterError> {
-        let step = self.reporter.step("restore");
+    async fn restore(&self, workload: &Workload, step: &Step) -> Result<(String, Restored), ClusterError> {
         let reference = &workload.reference;
         let session = self.identity.id.as_str();
         let restored = self
@@ -400,8 +404,7 @@ impl Session {
                 None => format!("{} is as it was", reference.name),
             }
         };
-        step.done(facts);
-        Ok(restored)
+        Ok((facts, restored))
     }
 
     /// The pod's `hostAliases`, as lines of `/etc/hosts`.

@@ -13,7 +13,7 @@
 use tpdocker_protocol::control::SwapRecord;
 
 use super::Session;
-use crate::cluster::{ClusterError, Loss, Restored, WorkloadRef};
+use crate::cluster::{ClusterError, Loss, WorkloadRef};
 use crate::error::{Code, Explain};
 use crate::event::Step;
 
@@ -90,24 +90,5 @@ impl Session {
             self.found.cluster.delete_orphans_of(workload, |text| step.progress(text)).await?;
         }
         Ok(())
-    }
-
-    /// [`Session::end`], and the end of whom the workload was being taken from: with the record gone, that session has no
-    /// claim any more. Somebody who has taken it over from this one meanwhile sees to that himself.
-    pub async fn finish(&self) -> Result<Option<Restored>, ClusterError> {
-        let ended = self.end().await;
-        let found = &self.found;
-        if let Some(workload) = found.stance.workload().filter(|_| self.take_over) {
-            let workload = &workload.reference;
-            let others = match found.cluster.swap_of(workload).await {
-                Ok(None) | Err(ClusterError::NotFound { .. }) => {
-                    found.cluster.delete_orphans_of(workload, |_| {}).await.map(drop)
-                }
-                Ok(Some(_)) => Ok(()),
-                Err(error) => Err(error),
-            };
-            return ended.and_then(|ended| others.map(|()| ended));
-        }
-        ended
     }
 }

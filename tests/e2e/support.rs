@@ -414,6 +414,13 @@ pub fn apply(manifest: &str) {
     kubectl(&["apply", "-f", file.path().to_str().unwrap()]);
 }
 
+/// Posts an object to a path of the API.
+pub fn post(path: &str, object: &serde_json::Value) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    std::io::Write::write_all(&mut file, object.to_string().as_bytes()).unwrap();
+    kubectl(&["create", "--raw", path, "-f", file.path().to_str().unwrap()]);
+}
+
 /// A kubeconfig whose server does not answer.
 pub fn kubeconfig_of_a_dead_server() -> tempfile::TempPath {
     let mut config = config_json();
@@ -426,6 +433,7 @@ pub fn config_json() -> serde_json::Value {
     serde_json::from_str(&kubectl(&["config", "view", "--minify", "--raw", "-o", "json"])).unwrap()
 }
 
+/// A kubeconfig of one's own.
 pub fn write_config(config: &serde_json::Value) -> tempfile::NamedTempFile {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut file, config.to_string().as_bytes()).unwrap();
