@@ -236,13 +236,10 @@ impl Work<'_> {
                     return Err(lost.into());
                 }
                 received = signals.next() => {
-                    if !received.ends() {
-                        app.signal(received.name()).await?;
-                    } else if std::mem::replace(&mut ending, true) {
-                        // As `docker compose up` has it: the second one does not wait.
-                        app.signal("SIGKILL").await?;
-                    } else {
-                        app.signal(received.name()).await?;
+                    // As `docker compose up` has it: the second one does not wait.
+                    let kill = ending && received.is_typed();
+                    app.signal(if kill { "SIGKILL" } else { received.name() }).await?;
+                    if received.ends() && !std::mem::replace(&mut ending, true) {
                         deadline.as_mut().reset(tokio::time::Instant::now() + STOP_GRACE);
                     }
                 }

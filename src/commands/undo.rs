@@ -2,7 +2,7 @@
 //! list; safe to repeat. Whoever does not want to wait says so with another Ctrl-C:
 //!
 //! ```text
-//! in order ──signal──→ at once: no pod is waited for ──signal, when that takes long──→ given up, with the command for the rest
+//! in order ──Ctrl-C──→ at once: no pod is waited for ──Ctrl-C, when that takes long──→ given up, with the command for the rest
 //! ```
 
 use std::fmt;
@@ -158,7 +158,7 @@ pub fn conclude<T>(console: &Console, outcome: Result<T, Error>, undone: Result<
 }
 
 /// Puts the cluster back and, at the same time, removes the session's containers; with `keep_app` the user's own stays,
-/// as without `--rm`. A first signal meanwhile has it done at once; one that comes when that takes long ends it.
+/// as without `--rm`. A first Ctrl-C meanwhile has it done at once; one that comes when that takes long ends it.
 pub async fn containers_and_swap(
     engine: &Engine,
     session: &Session,
@@ -181,7 +181,8 @@ pub async fn containers_and_swap(
                 };
                 return Err(kept(session, failure));
             }
-            _ = signals.end() => match hurried {
+            received = signals.end() => match hurried {
+                _ if !received.is_typed() => {}
                 None => {
                     hurried = Some(Instant::now());
                     reporter.warn(left.hurried());
