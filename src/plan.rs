@@ -91,11 +91,10 @@ impl Plan {
     pub fn to_text(&self) -> String {
         let mut text = String::new();
         for PlanStep { step, does } in &self.steps {
-            // Writing to a string cannot fail.
-            let _ = writeln!(text, "{step:<10}{does}");
+            let _infallible = writeln!(text, "{step:<10}{does}");
         }
         for note in &self.notes {
-            let _ = writeln!(text, "{:<10}{note}", "note");
+            let _infallible = writeln!(text, "{:<10}{note}", "note");
         }
         text
     }
@@ -123,7 +122,7 @@ fn swapped(workload: &Workload) -> String {
         ports(&workload.pod)
     );
     if !workload.services.is_empty() {
-        let _ = write!(text, ", service {}", workload.services.join(", "));
+        let _infallible = write!(text, ", service {}", workload.services.join(", "));
     }
     text
 }
@@ -150,16 +149,17 @@ fn replicas(number: i32) -> String {
 fn sidecar(net: &NetSpec) -> String {
     let mut text = String::from("start it with NET_ADMIN and NET_RAW only");
     for published in &net.publish {
-        let _ = write!(text, ", publish {published}");
+        let _infallible = write!(text, ", publish {published}");
     }
     if !net.networks.is_empty() {
-        let _ = write!(text, ", networks {}", net.networks.join(", "));
+        let _infallible = write!(text, ", networks {}", net.networks.join(", "));
     }
     for network in &net.bypass {
-        let _ = write!(text, ", {network} reached directly");
+        let _infallible = write!(text, ", {network} reached directly");
     }
     for port in &net.host_ports {
-        let _ = write!(text, ", localhost:{} leads to the laptop's localhost:{}", port.container_port, port.host_port);
+        let _infallible =
+            write!(text, ", localhost:{} leads to the laptop's localhost:{}", port.container_port, port.host_port);
     }
     text
 }

@@ -30,14 +30,14 @@ pub(super) fn run() -> String {
 }
 
 fn section(text: &mut String, title: &str, belongs: impl Fn(&Flag) -> bool) {
-    let _ = writeln!(text, "\n{title}:");
+    let _infallible = writeln!(text, "\n{title}:");
     for flag in FLAGS.iter().filter(|flag| belongs(flag)) {
         let indent = if flag.short.is_some() { "  " } else { "      " };
         let usage = format!("{indent}{}", flag.usage());
         if usage.len() < COLUMN {
-            let _ = writeln!(text, "{usage:COLUMN$}{}", flag.help);
+            let _infallible = writeln!(text, "{usage:COLUMN$}{}", flag.help);
         } else {
-            let _ = writeln!(text, "{usage}\n{:COLUMN$}{}", "", flag.help);
+            let _infallible = writeln!(text, "{usage}\n{:COLUMN$}{}", "", flag.help);
         }
     }
 }

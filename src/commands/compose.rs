@@ -185,7 +185,7 @@ async fn attend(
                     // Compose stops the sidecars with the rest.
                     join_all(members.iter().zip(&attached).map(|(member, attached)| member.session.hand_over(attached))).await;
                 }
-                send(&child, received.name());
+                send(&child, received.signal());
             }
         }
     }
@@ -230,18 +230,17 @@ enum End {
 }
 
 /// Passes a signal on to Compose, which stops its containers in order on the first and at once on the second.
-fn send(child: &Child, name: &str) {
-    let signal = name.parse::<Signal>().ok();
-    let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-    if let (Some(signal), Some(pid)) = (signal, pid)
-        && let Err(error) = kill(Pid::from_raw(pid), signal)
+fn send(child: &Child, signal: Signal) {
+    // It has no number any more once it has been waited for.
+    if let Some(pid) = child.id()
+        && let Err(error) = kill(Pid::from_raw(pid.cast_signed()), signal)
     {
         tracing::debug!(%error, "docker compose has ended already");
     }
 }
 
 async fn stop(child: &mut Child) -> Result<(), Error> {
-    send(child, "SIGTERM");
+    send(child, Signal::SIGTERM);
     child.wait().await.map_err(ComposeError::Pipe)?;
     Ok(())
 }

@@ -352,6 +352,7 @@ impl Session {
             return;
         }
         match self.tell_successors(&attached.access, Vec::new()).await {
+            // Told a second time, the proxy is reached in the same way as the first.
             Ok(()) => drop(self.waiting.set(Arc::clone(&attached.access))),
             Err(why) => self.reporter.notice(format!("callers are refused until the original is back: {why}")),
         }

@@ -1,6 +1,7 @@
 //! The signals of the process as one stream, so that one loop can put them in order with everything else.
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use nix::sys::signal;
+use tokio::signal::unix::{Signal, SignalKind};
 
 use crate::error::HostError;
 
@@ -24,13 +25,18 @@ pub enum Received {
 impl Received {
     /// Name, as the Docker API takes it.
     pub fn name(self) -> &'static str {
+        self.signal().as_str()
+    }
+
+    /// What it is to the kernel, to pass it on to a process.
+    pub fn signal(self) -> signal::Signal {
         match self {
-            Self::Interrupt => "SIGINT",
-            Self::Terminate => "SIGTERM",
-            Self::Hangup => "SIGHUP",
-            Self::Quit => "SIGQUIT",
-            Self::User1 => "SIGUSR1",
-            Self::User2 => "SIGUSR2",
+            Self::Interrupt => signal::SIGINT,
+            Self::Terminate => signal::SIGTERM,
+            Self::Hangup => signal::SIGHUP,
+            Self::Quit => signal::SIGQUIT,
+            Self::User1 => signal::SIGUSR1,
+            Self::User2 => signal::SIGUSR2,
         }
     }
 
@@ -67,7 +73,7 @@ pub struct Signals {
 impl Signals {
     /// Takes the signals over.
     pub fn take() -> Result<Self, HostError> {
-        let on = |received, kind| match signal(kind) {
+        let on = |received, kind| match tokio::signal::unix::signal(kind) {
             Ok(stream) => Ok((received, stream)),
             Err(error) => Err(HostError::new("signals cannot be handled", error)),
         };

@@ -82,8 +82,9 @@ async fn directories_and_single_files_have_their_owners_and_modes_and_are_read_o
         .add("memory/1", EntryType::Regular, 0o444, "one file")
         .add("disk/2/", EntryType::Directory, 0o2777, "");
     members.upload(&session, &sidecar).await;
+    // The engine mounts what is equally deep in any order.
     let script = "id -u; id -G; stat -c '%a %u %g' /v /v/..data/key /one /scratch; readlink /v/key; readlink /v/..data; \
-        cat /v/key /one; echo; grep -oE '^tmpfs /(v|one) tmpfs r[ow]' /proc/mounts; touch /v/x 2>&1; touch /one 2>&1; \
+        cat /v/key /one; echo; grep -oE '^tmpfs /(v|one) tmpfs r[ow]' /proc/mounts | sort; touch /v/x 2>&1; touch /one 2>&1; \
         touch /scratch/x && echo written";
     let app = AppSpec {
         user: Some("1000".into()),
@@ -102,7 +103,7 @@ async fn directories_and_single_files_have_their_owners_and_modes_and_are_read_o
     assert_eq!(
         said,
         "1000\n0 2000\n3777 1000 2000\n440 1000 2000\n444 1000 2000\n2777 1000 2000\n..data/key\n..2026_a\n\
-         secretone file\ntmpfs /v tmpfs ro\ntmpfs /one tmpfs ro\ntouch: /v/x: Read-only file system\n\
+         secretone file\ntmpfs /one tmpfs ro\ntmpfs /v tmpfs ro\ntouch: /v/x: Read-only file system\n\
          touch: /one: Read-only file system\nwritten\n"
     );
     assert!(!inspected.contains("one file"), "{inspected}");
@@ -121,8 +122,10 @@ async fn a_new_version_is_put_in_force_while_an_app_reads_and_it_never_misses_a_
         .version("memory/0", "..1", "..data", "version 1")
         .add("memory/0/key", EntryType::Symlink, 0o777, "..data/key");
     members.upload(&session, &sidecar).await;
+    // A version is in force a moment before the one before it is removed.
     let script = "echo up; while :; do v=$(readlink /v/..data) || echo MISSED; \
-        [ \"$v\" = \"$last\" ] || echo $v; last=$v; [ \"$v\" = ..4 ] && break; done; cat /v/key; ls -A /v | sort";
+        [ \"$v\" = \"$last\" ] || echo $v; last=$v; [ \"$v\" = ..4 ] && break; done; \
+        while [ -e /v/..3 ]; do :; done; cat /v/key; ls -A /v | sort";
     let app = AppSpec { mounts: vec![bind(format!("{memory}/0"), "/v", true)], ..shell(script) };
     let talk = session.run_in(&sidecar, &app, &[]).await.unwrap();
     until_says(&talk.app, "..1").await;

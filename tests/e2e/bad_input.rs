@@ -112,11 +112,11 @@ fn a_namespace_without_rights() {
 
 #[test]
 fn a_proxy_image_that_cannot_be_pulled_is_said_within_ten_seconds_with_the_kubelets_reason() {
-    let began = Instant::now();
     let image = "127.0.0.1:1/no/such-proxy:1";
     let arguments = ["run", "--swap", "servicename", "-n", NAMESPACE, "--proxy-image", image, SERVICE_IMAGE];
     let _staging = staging();
     let before = world();
+    let began = Instant::now();
     let session = Tpdocker::start(&arguments);
     session.says("cannot be pulled");
     let took = began.elapsed();

@@ -3,9 +3,9 @@
 use nix::sys::signal::Signal;
 
 use crate::support::{
-    Ended, NAMESPACE, SERVICE_IMAGE, Tpdocker, assert_restored, kubeconfig_of_a_dead_server, restricted_kubeconfig,
-    staging, world,
+    Ended, NAMESPACE, Tpdocker, assert_restored, kubeconfig_of_a_dead_server, restricted_kubeconfig, staging, world,
 };
+use crate::swap::swapped;
 
 const DOCTOR: [&str; 5] = ["doctor", "-n", NAMESPACE, "--swap", "servicename"];
 const CHECKS: [&str; 13] = [
@@ -91,8 +91,7 @@ fn a_missing_right_is_named_with_the_role() {
 fn a_session_that_runs_is_no_illness_and_what_a_killed_one_leaves_is_found_with_its_cure() {
     let _staging = staging();
     let before = world();
-    let session = Tpdocker::start(&["run", "--swap", "servicename", "-n", NAMESPACE, "--rm", SERVICE_IMAGE]);
-    session.says("is answered here");
+    let session = swapped();
     let running = Tpdocker::run(&DOCTOR).code(0);
     assert!(running.stdout.contains("Deployment `servicename` is swapped by "), "{}", running.stdout);
 

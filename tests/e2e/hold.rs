@@ -21,12 +21,12 @@ fn restart_under_load(how: &str) -> (Report, Vec<f64>) {
     let session = Tpdocker::start(&[&flags[..], &[SERVICE_IMAGE, "python3", "-c", APP, how]].concat());
     session.says("servicename is at 0");
     // The node may send to the original's pods for a second longer than they live: whom it does waits in vain.
-    for _ in 0..SETTLED {
-        until("the app to answer the Service", PATIENCE, || match get_from_a_pod("http://servicename/") {
-            Ok(answer) if answer == "laptop" => Ok(()),
-            other => Err(format!("{other:?}")),
-        });
-    }
+    let mut settled = 0;
+    until("the app to answer the Service every time", PATIENCE, || {
+        let answer = get_from_a_pod("http://servicename/");
+        settled = if matches!(&answer, Ok(answer) if answer == "laptop") { settled + 1 } else { 0 };
+        if settled == SETTLED { Ok(()) } else { Err(format!("{settled} in a row, then {answer:?}")) }
+    });
     let load = Load::start();
     for restart in 1..=RESTARTS {
         load.goes_on();

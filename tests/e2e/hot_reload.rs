@@ -3,8 +3,8 @@
 use std::fs;
 
 use crate::support::{
-    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, copy_that_answers, get_from_a_pod, repo, staging,
-    until, world,
+    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, get_from_a_pod, repo, staging, until,
+    until_answered_by, world,
 };
 
 #[test]
@@ -19,10 +19,7 @@ fn an_edit_on_the_laptop_is_seen_through_the_clusters_service() {
     let mount = format!("{}:/app", source.path().display());
     let flags = ["run", "--swap", "servicename", "-n", NAMESPACE, "--rm", "-e", "COPY=laptop", "-e", "RELOAD=1", "-v"];
     let session = Tpdocker::start(&[&flags[..], &[&mount, SERVICE_IMAGE]].concat());
-    until("the laptop's copy to answer", PATIENCE, || match copy_that_answers() {
-        Ok(copy) if copy == "laptop" => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
+    until_answered_by("laptop");
     let app = source.path().join("app.py");
     let text = fs::read_to_string(&app).unwrap();
     let edited = text.replace(r#""service": "servicename""#, r#""service": "edited on the laptop""#);

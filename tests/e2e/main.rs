@@ -30,4 +30,5 @@ mod recovery;
 mod rights;
 mod sessions;
 mod support;
+mod swap;
 mod workloads;

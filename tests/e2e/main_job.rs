@@ -5,8 +5,9 @@ use serde_json::Value;
 
 use crate::support::{
     NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, copy_that_answers, docker, get_from_a_pod, kubectl,
-    staging, until, world,
+    staging, until, until_answered_by, world,
 };
+use crate::swap::{self, replicas, swapped};
 
 const SWAP: [&str; 5] = ["run", "--swap", "servicename", "-n", NAMESPACE];
 
@@ -14,16 +15,11 @@ fn swap<'a>(more: &[&'a str]) -> Vec<&'a str> {
     SWAP.iter().chain(more).copied().collect()
 }
 
-fn laptop() -> Tpdocker {
-    Tpdocker::start(&swap(&["--rm", "-e", "COPY=laptop", SERVICE_IMAGE]))
-}
-
 #[test]
 fn the_laptops_copy_answers_the_service_with_thing1_thing2_and_rds_and_then_the_original_is_back() {
     let _staging = staging();
     let before = world();
-    let session = laptop();
-    session.says("is answered here");
+    let session = swapped();
     let answer = until("the laptop's copy to answer", PATIENCE, || match get_from_a_pod("http://servicename/") {
         Ok(answer) if answer["copy"] == "laptop" => Ok(answer),
         other => Err(format!("{other:?}")),
@@ -32,10 +28,10 @@ fn the_laptops_copy_answers_the_service_with_thing1_thing2_and_rds_and_then_the_
     assert_eq!(answer["thing1"]["thing"], "thing1", "{answer}");
     assert_eq!(answer["thing2"]["thing"], "thing2", "{answer}");
     assert!(answer["rds"].is_object(), "{answer}");
-    assert_eq!(kubectl(&["get", "deployment", "servicename", "-o=jsonpath={.spec.replicas}"]), "0");
+    assert_eq!(replicas(), "0");
     session.interrupt();
     assert_restored(&before);
-    assert_eq!(copy_that_answers().as_deref(), Ok("cluster"));
+    until_answered_by("cluster");
 }
 
 /// Each request makes three connections to different destinations, from few source ports: hundreds of them share ports.
@@ -50,12 +46,8 @@ fn hundreds_of_requests_in_a_row_are_all_answered() {
         print(dict(seen))";
     let _staging = staging();
     let before = world();
-    let session = laptop();
-    session.says("is answered here");
-    until("the laptop's copy to answer", PATIENCE, || match copy_that_answers() {
-        Ok(copy) if copy == "laptop" => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
+    let session = swapped();
+    until_answered_by("laptop");
     assert_eq!(kubectl(&["exec", "deploy/thing1", "--", "python3", "-c", SCRIPT]).trim(), "{200: 400}");
     session.interrupt();
     assert_restored(&before);
@@ -65,11 +57,8 @@ fn hundreds_of_requests_in_a_row_are_all_answered() {
 fn a_termination_restores_as_an_interrupt_does() {
     let _staging = staging();
     let before = world();
-    let session = laptop();
-    until("the laptop's copy to answer", PATIENCE, || match copy_that_answers() {
-        Ok(copy) if copy == "laptop" => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
+    let session = Tpdocker::start(&swap::SWAP);
+    until_answered_by("laptop");
     session.signal(Signal::SIGTERM);
     session.wait();
     assert_restored(&before);
@@ -80,7 +69,9 @@ fn an_interrupt_while_the_session_is_built_leaves_nothing_behind() {
     let _staging = staging();
     for step in ["cluster", "workload", "record", "sidecar", "proxy", "tunnel"] {
         let before = world();
-        let session = laptop();
+        // An app that an interrupt ends with 130 as well, should it be up already.
+        let app = ["--rm", "--entrypoint", "python3", SERVICE_IMAGE, "-c", "import signal; signal.pause()"];
+        let session = Tpdocker::start(&swap(&app));
         session.says(step);
         session.interrupt().code(130);
         assert_restored(&before);
@@ -115,7 +106,7 @@ fn a_swap_whose_record_was_removed_by_somebody_fails_and_leaves_nothing_behind()
     assert!(ended.stderr.contains("lost its swap record"), "{}", ended.stderr);
     assert!(matches!(ended.status.code(), Some(80..=99)), "{ended:?}");
     assert_restored(&before);
-    assert_eq!(copy_that_answers().as_deref(), Ok("cluster"));
+    until_answered_by("cluster");
 }
 
 #[test]
@@ -209,8 +200,7 @@ fn published_ports_hosts_and_host_name_act_on_the_shared_namespace() {
 fn neither_the_session_key_nor_a_kubeconfig_is_to_be_seen_in_the_engine_or_in_the_cluster() {
     let _staging = staging();
     let before = world();
-    let session = laptop();
-    session.says("is answered here");
+    let session = swapped();
     let sidecar = docker(&["ps", "-q", "--filter", "label=tpdocker.dev/role=sidecar"]);
     let inspected: Value = serde_json::from_str(&docker(&["inspect", sidecar.trim()])).unwrap();
     let host_config = &inspected[0]["HostConfig"];

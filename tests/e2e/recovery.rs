@@ -2,42 +2,32 @@
 
 use std::process::Command;
 
-use nix::sys::signal::Signal;
-
-use crate::support::{
-    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, copy_that_answers, kubectl, output, repo, staging,
-    until, world,
-};
-
-const SWAP: [&str; 9] = ["run", "--swap", "servicename", "-n", NAMESPACE, "--rm", "-e", "COPY=laptop", SERVICE_IMAGE];
+use crate::support::{NAMESPACE, Tpdocker, assert_restored, kubectl, output, repo, staging, until_answered_by, world};
+use crate::swap::{SWAP, replicas, swapped, swapped_and_killed};
 
 #[test]
 fn after_a_kill_anybody_restores_from_what_the_cluster_remembers() {
     let _staging = staging();
     let before = world();
-    let session = Tpdocker::start(&SWAP);
-    session.says("is answered here");
-    session.signal(Signal::SIGKILL);
-    session.wait();
-    assert_eq!(kubectl(&["get", "deployment", "servicename", "-o=jsonpath={.spec.replicas}"]), "0");
+    swapped_and_killed();
+    assert_eq!(replicas(), "0");
     for _ in 0..2 {
         Tpdocker::run(&["restore", "-n", NAMESPACE, "servicename"]).code(0);
         assert_restored(&before);
     }
-    assert_eq!(copy_that_answers().as_deref(), Ok("cluster"));
+    until_answered_by("cluster");
 }
 
 #[test]
 fn a_second_session_on_the_same_workload_is_told_who_holds_it_and_changes_nothing() {
     let _staging = staging();
     let before = world();
-    let first = Tpdocker::start(&SWAP);
-    first.says("is answered here");
+    let first = swapped();
     let second = Tpdocker::run(&SWAP).code(89);
     for word in ["is swapped by", "@", "tpdocker restore"] {
         assert!(second.stderr.contains(word), "{word:?} is not in the message:\n{}", second.stderr);
     }
-    assert_eq!(copy_that_answers().as_deref(), Ok("laptop"));
+    until_answered_by("laptop");
     first.interrupt();
     assert_restored(&before);
 }
@@ -46,15 +36,11 @@ fn a_second_session_on_the_same_workload_is_told_who_holds_it_and_changes_nothin
 fn a_lost_proxy_pod_is_replaced_and_the_tunnel_comes_back() {
     let _staging = staging();
     let before = world();
-    let session = Tpdocker::start(&SWAP);
-    session.says("is answered here");
+    let session = swapped();
     kubectl(&["delete", "pod", "-l", "tpdocker.dev/role=proxy", "--wait=false"]);
     session.says("tunnel lost");
     session.says("tunnel back");
-    until("the laptop's copy to answer again", PATIENCE, || match copy_that_answers() {
-        Ok(copy) if copy == "laptop" => Ok(()),
-        other => Err(format!("{other:?}")),
-    });
+    until_answered_by("laptop");
     session.interrupt();
     assert_restored(&before);
 }

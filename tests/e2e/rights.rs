@@ -1,11 +1,10 @@
 //! A session of somebody who has the printed Role and nothing else.
 
 use crate::support::{
-    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, apply, assert_restored, kubeconfig_of_account, kubectl, staging,
-    until, until_answered_by, world,
+    NAMESPACE, PATIENCE, Tpdocker, apply, assert_restored, kubeconfig_of_account, kubectl, staging, until,
+    until_answered_by, world,
 };
-
-const SWAP: [&str; 9] = ["run", "--swap", "servicename", "-n", NAMESPACE, "--rm", "-e", "COPY=laptop", SERVICE_IMAGE];
+use crate::swap::SWAP;
 
 #[test]
 fn the_printed_role_is_enough_for_a_whole_session_and_without_it_nothing_is_changed() {

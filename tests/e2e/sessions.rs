@@ -1,25 +1,19 @@
 //! Several sessions: seen, ended and taken over from another terminal, by `status`, `stop`, `restore --all` and
 //! `--take-over`.
 
-use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::{
-    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, copy_that_answers, kubeconfig_of_a_dead_server,
-    kubectl, staging, status, until, until_answered_by, world,
+    NAMESPACE, PATIENCE, Tpdocker, assert_restored, kubeconfig_of_a_dead_server, kubectl, staging, status, until,
+    until_answered_by, world,
 };
-
-const SWAP: [&str; 9] = ["run", "--swap", "servicename", "-n", NAMESPACE, "--rm", "-e", "COPY=laptop", SERVICE_IMAGE];
-fn replicas() -> String {
-    kubectl(&["get", "deployment", "servicename", "-o=jsonpath={.spec.replicas}"])
-}
+use crate::swap::{SWAP, replicas, swapped, swapped_and_killed};
 
 #[test]
 fn a_session_is_seen_from_another_terminal_and_ended_there() {
     let _staging = staging();
     let before = world();
-    let session = Tpdocker::start(&SWAP);
-    session.says("is answered here");
+    let session = swapped();
 
     let seen = status();
     let [machine] = &seen["machine"]["sessions"].as_array().unwrap()[..] else { panic!("{seen}") };
@@ -52,25 +46,19 @@ fn a_session_is_seen_from_another_terminal_and_ended_there() {
 fn what_a_killed_session_left_is_seen_and_cleaned_by_stop() {
     let _staging = staging();
     let before = world();
-    let session = Tpdocker::start(&SWAP);
-    session.says("is answered here");
-    session.signal(Signal::SIGKILL);
-    session.wait();
+    swapped_and_killed();
     assert_eq!(status()["machine"]["sessions"][0]["alive"], false);
     assert_eq!(replicas(), "0");
     Tpdocker::run(&["stop"]).code(0);
     assert_restored(&before);
-    assert_eq!(copy_that_answers().as_deref(), Ok("cluster"));
+    until_answered_by("cluster");
 }
 
 #[test]
 fn restore_all_leaves_nothing_of_anybody_in_the_namespace_nor_of_the_dead_on_this_machine() {
     let _staging = staging();
     let before = world();
-    let session = Tpdocker::start(&SWAP);
-    session.says("is answered here");
-    session.signal(Signal::SIGKILL);
-    session.wait();
+    swapped_and_killed();
     for told in ["is back, 2/2 ready", "nothing is swapped"] {
         let ended = Tpdocker::run(&["restore", "-n", NAMESPACE, "--all"]).code(0);
         assert!(ended.stderr.contains(told), "{}", ended.stderr);
@@ -82,10 +70,7 @@ fn restore_all_leaves_nothing_of_anybody_in_the_namespace_nor_of_the_dead_on_thi
 fn a_proxy_whose_record_went_is_shown_and_removed() {
     let _staging = staging();
     let before = world();
-    let session = Tpdocker::start(&SWAP);
-    session.says("is answered here");
-    session.signal(Signal::SIGKILL);
-    session.wait();
+    swapped_and_killed();
     kubectl(&["annotate", "deployment", "servicename", "tpdocker.dev/swap-"]);
     kubectl(&["scale", "deployment", "servicename", "--replicas=2"]);
     let seen = status();
@@ -99,8 +84,7 @@ fn a_proxy_whose_record_went_is_shown_and_removed() {
 fn a_take_over_hands_the_service_on_and_the_session_that_lost_it_ends_and_restores_nothing() {
     let _staging = staging();
     let before = world();
-    let first = Tpdocker::start(&SWAP);
-    first.says("is answered here");
+    let first = swapped();
     let mut line = SWAP;
     line[7] = "COPY=second";
     let refused = Tpdocker::run(&line).code(89);

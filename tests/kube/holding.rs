@@ -8,31 +8,18 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
-use tpdocker::cluster::swap::since_now;
 use tpdocker::cluster::{Cluster, ProxyState, Scope, Stance, Workload};
 use tpdocker::error::{Code, Explain as _};
-use tpdocker::output::{Audience, Console};
-use tpdocker::session::identity::Identity;
+use tpdocker::session::Session;
 use tpdocker::session::takeover::Lost;
-use tpdocker::session::{Found, Session, proxy_of};
 use tpdocker_protocol::contract::ANNOTATION_SWAP;
 use tpdocker_protocol::control::SwapRecord;
 
-use crate::support::{connect, in_namespace, target, wait_web, web};
+use crate::support::{connect, in_namespace, record, session_of, target, wait_web, web, workload};
 
 /// As many as start at once.
 const SESSIONS: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(20);
-
-fn record(session: &str) -> SwapRecord {
-    SwapRecord {
-        session: session.into(),
-        owner: "ann@laptop".into(),
-        replicas: -1,
-        proxy: format!("web-tpdocker-{session}"),
-        since: since_now(),
-    }
-}
 
 fn api(cluster: &Cluster) -> Api<Deployment> {
     Api::namespaced(cluster.client().clone(), cluster.namespace())
@@ -95,8 +82,7 @@ async fn of_ten_sessions_at_once_one_wins_and_of_ten_that_take_over_one_and_the_
 #[tokio::test]
 async fn whoever_scaled_the_workload_back_meanwhile_decides_what_a_take_over_comes_back_to() {
     in_namespace(|cluster| async move {
-        web(&cluster, 2).await;
-        let workload = cluster.resolve(&target("web")).await.unwrap();
+        let workload = workload(&cluster, 2).await;
         cluster.record(&workload, record("a")).await.unwrap();
         let patch = Patch::Merge(json!({ "spec": { "replicas": 1 } }));
         api(&cluster).patch("web", &PatchParams::default(), &patch).await.unwrap();
@@ -111,15 +97,6 @@ fn session(cluster: &Cluster, workload: &Workload) -> (Session, String) {
     session_of(cluster, Stance::Swap(workload.clone()))
 }
 
-fn session_of(cluster: &Cluster, stance: Stance) -> (Session, String) {
-    let identity = Identity::new().unwrap();
-    let (proxy, _) = proxy_of(&identity, &stance, Some("example.com/nobody/has/this:1")).unwrap();
-    let name = proxy.metadata.name.clone().unwrap();
-    let found = Found { cluster: cluster.clone(), stance };
-    let reporter = Console::new(Box::new(std::io::sink()), Audience::Pipe).reporter();
-    (Session::new(identity, found, proxy, None, reporter).unwrap(), name)
-}
-
 async fn lost(session: &Session) -> Lost {
     tokio::time::timeout(PATIENCE, session.lost()).await.expect("it notices in time")
 }
@@ -127,8 +104,7 @@ async fn lost(session: &Session) -> Lost {
 #[tokio::test]
 async fn a_session_that_is_taken_over_learns_by_whom_and_neither_leaves_nor_takes_anything() {
     in_namespace(|cluster| async move {
-        web(&cluster, 0).await;
-        let workload = cluster.resolve(&target("web")).await.unwrap();
+        let workload = workload(&cluster, 0).await;
         let (first, first_proxy) = session(&cluster, &workload);
         first.begin().await.unwrap();
 
@@ -156,8 +132,7 @@ async fn a_session_that_is_taken_over_learns_by_whom_and_neither_leaves_nor_take
 #[tokio::test]
 async fn a_session_whose_swap_somebody_else_ended_learns_that() {
     in_namespace(|cluster| async move {
-        web(&cluster, 0).await;
-        let workload = cluster.resolve(&target("web")).await.unwrap();
+        let workload = workload(&cluster, 0).await;
         let (one, _) = session(&cluster, &workload);
         one.begin().await.unwrap();
         cluster.restore(&workload.reference, None, || ready(()), |_| {}).await.unwrap();
@@ -170,8 +145,7 @@ async fn a_session_whose_swap_somebody_else_ended_learns_that() {
 #[tokio::test]
 async fn who_took_a_dead_session_over_removes_its_proxy_at_the_end() {
     in_namespace(|cluster| async move {
-        web(&cluster, 0).await;
-        let workload = cluster.resolve(&target("web")).await.unwrap();
+        let workload = workload(&cluster, 0).await;
         let (dead, dead_proxy) = session(&cluster, &workload);
         dead.begin().await.unwrap();
         let (second, _) = session(&cluster, &workload);
@@ -188,8 +162,7 @@ async fn who_took_a_dead_session_over_removes_its_proxy_at_the_end() {
 #[tokio::test]
 async fn a_proxy_whose_record_was_removed_is_nobodys() {
     in_namespace(|cluster| async move {
-        web(&cluster, 0).await;
-        let workload = cluster.resolve(&target("web")).await.unwrap();
+        let workload = workload(&cluster, 0).await;
         let (one, proxy) = session(&cluster, &workload);
         one.begin().await.unwrap();
         for scope in [Scope::Namespace, Scope::Everywhere] {
@@ -217,8 +190,7 @@ async fn a_proxy_whose_record_was_removed_is_nobodys() {
 #[tokio::test]
 async fn a_session_that_swaps_nothing_has_a_proxy_of_its_own_and_learns_of_its_deletion() {
     in_namespace(|cluster| async move {
-        web(&cluster, 0).await;
-        let workload = cluster.resolve(&target("web")).await.unwrap();
+        let workload = workload(&cluster, 0).await;
         let likeness = cluster.resolve_likeness(&target("web")).await.unwrap();
         let (like, like_proxy) = session_of(&cluster, Stance::Like(likeness));
         let (alone, alone_proxy) = session_of(&cluster, Stance::outgoing(cluster.namespace()));

@@ -1,5 +1,6 @@
 //! The carrier against a real pod.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
@@ -48,17 +49,18 @@ async fn server(cluster: &Cluster) {
     tokio::time::timeout(Duration::from_mins(1), running).await.unwrap().unwrap();
 }
 
-/// A connection on which the server has been asked; tried until it listens.
-async fn ask(cluster: &Cluster, kind: u8, amount: u64) -> PortForward {
+/// A connection on which the server has been asked.
+async fn ask(cluster: &Cluster, kind: u8, amount: u64) -> io::Result<PortForward> {
     let mut stream = cluster.port_forward("server", PORT).await.unwrap();
-    stream.write_all(&[&[kind][..], &amount.to_be_bytes()].concat()).await.unwrap();
-    stream.flush().await.unwrap();
-    stream
+    stream.write_all(&[&[kind][..], &amount.to_be_bytes()].concat()).await?;
+    stream.flush().await?;
+    Ok(stream)
 }
 
 async fn wait_listening(cluster: &Cluster) {
     let deadline = Instant::now() + Duration::from_secs(20);
-    while ask(cluster, b'S', 1).await.read_u8().await.is_err() {
+    // A connection that the pod refuses may be closed before all of the question is written.
+    while async { ask(cluster, b'S', 1).await?.read_u8().await }.await.is_err() {
         assert!(Instant::now() < deadline, "the server listens in time");
     }
 }
@@ -75,7 +77,7 @@ async fn bytes_pass_unchanged_in_both_directions() {
         server(&cluster).await;
         wait_listening(&cluster).await;
 
-        let mut stream = ask(&cluster, b'S', AMOUNT).await;
+        let mut stream = ask(&cluster, b'S', AMOUNT).await.unwrap();
         let pattern: Vec<u8> = (0..=255).cycle().take(256 + (1 << 18)).collect();
         let (mut block, mut received, began) = (vec![0; 1 << 18], 0u64, Instant::now());
         loop {
@@ -90,7 +92,7 @@ async fn bytes_pass_unchanged_in_both_directions() {
         assert_eq!(received, AMOUNT);
         println!("down {:.0} MiB/s", rate(AMOUNT, began.elapsed()));
 
-        let mut stream = ask(&cluster, b'K', AMOUNT).await;
+        let mut stream = ask(&cluster, b'K', AMOUNT).await.unwrap();
         let (block, began) = (vec![7; 1 << 18], Instant::now());
         for _ in 0..AMOUNT / block.len() as u64 {
             stream.write_all(&block).await.unwrap();
@@ -107,7 +109,7 @@ async fn both_directions_at_once_from_two_tasks_do_not_wedge() {
     in_namespace(|cluster| async move {
         server(&cluster).await;
         wait_listening(&cluster).await;
-        let (mut reader, mut writer) = tokio::io::split(ask(&cluster, b'K', AMOUNT).await);
+        let (mut reader, mut writer) = tokio::io::split(ask(&cluster, b'K', AMOUNT).await.unwrap());
         let read = tokio::spawn(async move { reader.read_u8().await });
         let block = vec![7; 1 << 18];
         for _ in 0..AMOUNT / block.len() as u64 {

@@ -10,8 +10,13 @@ use kube::api::{DeleteParams, PostParams};
 use kube::config::Kubeconfig;
 use kube::{Api, Client};
 use serde_json::json;
-use tpdocker::cluster::{Cluster, ProxySpec, Stance};
+use tpdocker::cluster::swap::since_now;
+use tpdocker::cluster::{Cluster, ProxySpec, Stance, Workload};
+use tpdocker::output::{Audience, Console};
+use tpdocker::session::identity::Identity;
+use tpdocker::session::{Found, Session, proxy_of};
 use tpdocker::settings::{ClusterSettings, SwapTarget};
+use tpdocker_protocol::control::SwapRecord;
 
 /// In every cluster that the staging example was put into; it has Python.
 pub const IMAGE: &str = "examplecom/thing:latest";
@@ -118,10 +123,37 @@ pub fn proxy_spec(stance: &Stance, session: &str, image: &str) -> ProxySpec {
     ProxySpec {
         session: session.to_owned(),
         owner: "ann@laptop".into(),
-        since: tpdocker::cluster::swap::since_now(),
+        since: since_now(),
         public_key: [1; 32],
         image: image.to_owned(),
         control_port: tpdocker::cluster::template::control_port(stance.pod()),
+    }
+}
+
+/// The Deployment `web` of [`web`], found.
+pub async fn workload(cluster: &Cluster, replicas: i32) -> Workload {
+    web(cluster, replicas).await;
+    cluster.resolve(&target("web")).await.unwrap()
+}
+
+/// A session whose proxy never starts, and the proxy's name.
+pub fn session_of(cluster: &Cluster, stance: Stance) -> (Session, String) {
+    let identity = Identity::new().unwrap();
+    let (proxy, _) = proxy_of(&identity, &stance, Some("example.com/nobody/has/this:1")).unwrap();
+    let name = proxy.metadata.name.clone().unwrap();
+    let found = Found { cluster: cluster.clone(), stance };
+    let reporter = Console::new(Box::new(std::io::sink()), Audience::Pipe).reporter();
+    (Session::new(identity, found, proxy, None, reporter).unwrap(), name)
+}
+
+/// The record of a session that swaps `web`.
+pub fn record(session: &str) -> SwapRecord {
+    SwapRecord {
+        session: session.into(),
+        owner: "ann@laptop".into(),
+        replicas: -1,
+        proxy: format!("web-tpdocker-{session}"),
+        since: since_now(),
     }
 }
 

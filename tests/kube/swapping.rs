@@ -7,26 +7,12 @@ use k8s_openapi::api::apps::v1::Deployment;
 use kube::Api;
 use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
-use tpdocker::cluster::swap::since_now;
 use tpdocker::cluster::{Cluster, ClusterError, Stance};
 use tpdocker::error::{Code, Explain as _};
-use tpdocker::output::{Audience, Console};
-use tpdocker::session::identity::Identity;
-use tpdocker::session::{Found, Session, proxy_of};
 use tpdocker_protocol::contract::ANNOTATION_SWAP;
 use tpdocker_protocol::control::SwapRecord;
 
-use crate::support::{in_namespace, target, wait_web, web};
-
-fn record(session: &str) -> SwapRecord {
-    SwapRecord {
-        session: session.into(),
-        owner: "ann@laptop".into(),
-        replicas: -1,
-        proxy: format!("web-tpdocker-{session}"),
-        since: since_now(),
-    }
-}
+use crate::support::{in_namespace, record, session_of, target, wait_web, web, workload};
 
 async fn deployment(cluster: &Cluster) -> Deployment {
     let api: Api<Deployment> = Api::namespaced(cluster.client().clone(), cluster.namespace());
@@ -66,8 +52,7 @@ async fn a_swap_is_recorded_scaled_and_restored_from_what_the_cluster_remembers(
 #[tokio::test]
 async fn another_sessions_workload_is_neither_taken_nor_restored() {
     in_namespace(|cluster| async move {
-        web(&cluster, 1).await;
-        let workload = cluster.resolve(&target("web")).await.unwrap();
+        let workload = workload(&cluster, 1).await;
         cluster.record(&workload, record("s1")).await.unwrap();
 
         let error = cluster.record(&workload, record("s2")).await.unwrap_err();
@@ -87,8 +72,7 @@ async fn another_sessions_workload_is_neither_taken_nor_restored() {
 #[tokio::test]
 async fn a_record_that_a_rollback_brought_back_holds_nobody_up() {
     in_namespace(|cluster| async move {
-        web(&cluster, 1).await;
-        let workload = cluster.resolve(&target("web")).await.unwrap();
+        let workload = workload(&cluster, 1).await;
         let ghost = SwapRecord { since: "2020-01-01T00:00:00Z".into(), ..record("s1") };
         cluster.record(&workload, ghost).await.unwrap();
         assert_eq!(cluster.record(&workload, record("s2")).await.unwrap().session, "s2");
@@ -99,8 +83,7 @@ async fn a_record_that_a_rollback_brought_back_holds_nobody_up() {
 #[tokio::test]
 async fn of_two_sessions_at_once_one_wins() {
     in_namespace(|cluster| async move {
-        web(&cluster, 1).await;
-        let workload = cluster.resolve(&target("web")).await.unwrap();
+        let workload = workload(&cluster, 1).await;
         let attempts = ["a", "b", "c", "d"].map(|session| {
             let (cluster, workload) = (cluster.clone(), workload.clone());
             tokio::spawn(async move { cluster.record(&workload, record(session)).await })
@@ -120,8 +103,7 @@ async fn of_two_sessions_at_once_one_wins() {
 #[tokio::test]
 async fn replicas_that_somebody_set_meanwhile_are_left_alone() {
     in_namespace(|cluster| async move {
-        web(&cluster, 2).await;
-        let workload = cluster.resolve(&target("web")).await.unwrap();
+        let workload = workload(&cluster, 2).await;
         cluster.record(&workload, record("s1")).await.unwrap();
         cluster.scale(&workload.reference, "s1", 0).await.unwrap();
         let api: Api<Deployment> = Api::namespaced(cluster.client().clone(), cluster.namespace());
@@ -152,13 +134,7 @@ async fn a_session_takes_its_proxy_along_when_its_record_or_the_workload_is_gone
         let api: Api<Deployment> = Api::namespaced(cluster.client().clone(), cluster.namespace());
         for workload_goes in [false, true] {
             let workload = cluster.resolve(&target("web")).await.unwrap();
-            let identity = Identity::new().unwrap();
-            let stance = Stance::Swap(workload);
-            let (proxy, _) = proxy_of(&identity, &stance, Some("example.com/nobody/has/this:1")).unwrap();
-            let name = proxy.metadata.name.clone().unwrap();
-            let found = Found { cluster: cluster.clone(), stance };
-            let reporter = Console::new(Box::new(std::io::sink()), Audience::Pipe).reporter();
-            let session = Session::new(identity, found, proxy, None, reporter).unwrap();
+            let (session, name) = session_of(&cluster, Stance::Swap(workload));
             session.begin().await.unwrap();
             assert!(api.get_opt(&name).await.unwrap().is_some());
 

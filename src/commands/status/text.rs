@@ -111,8 +111,7 @@ fn table<const N: usize>(title: &str, heads: [&str; N], rows: Vec<[String; N]>) 
     for row in &all {
         let mut line = String::new();
         for (width, cell) in widths.iter().zip(row) {
-            // Writing to a string cannot fail.
-            let _ = write!(line, "{GAP}{cell:<width$}");
+            let _infallible = write!(line, "{GAP}{cell:<width$}");
         }
         text.push_str(line.trim_end());
         text.push('\n');
