@@ -7,12 +7,10 @@ use nix::sys::signal::Signal;
 
 use crate::gate::Gate;
 use crate::support::{
-    Ended, NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_put_back, assert_restored, kubectl, staging, until,
-    world,
+    Ended, NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_put_back, assert_restored, staging, until, world,
 };
+use crate::swap::{SWAP, replicas};
 
-const SWAP: [&str; 11] =
-    ["--output", "json", "run", "--swap", "servicename", "-n", NAMESPACE, "--rm", "-e", "COPY=laptop", SERVICE_IMAGE];
 /// Changes of a session in the cluster until its app listens and the original is away: record, proxy, scale.
 const TO_SWAP: usize = 3;
 /// So long a second interrupt has for what it does; another one meanwhile is the same wish.
@@ -20,7 +18,7 @@ const TIME_FOR_THE_REST: Duration = Duration::from_secs(3);
 const RESTORING: &str = r#""event":"step-started","step":"restore""#;
 
 fn through(gate: &Gate) -> Tpdocker {
-    Tpdocker::spawn(gate.before(&mut Tpdocker::command(&SWAP)))
+    Tpdocker::spawn(gate.before(&mut Tpdocker::command(&[&["--output", "json"], &SWAP[..]].concat())))
 }
 
 /// A session that is interrupted where `gate` holds it, and again as it ends; `None` where it ended before.
@@ -90,7 +88,7 @@ fn an_end_that_is_given_up_says_what_is_left_and_the_command_that_does_it() {
     for words in ["the end was given up", "tpdocker restore -n staging deployment/servicename"] {
         assert!(ended.stderr.contains(words), "{}", ended.stderr);
     }
-    assert_eq!(kubectl(&["get", "deployment", "servicename", "-o=jsonpath={.spec.replicas}"]), "0");
+    assert_eq!(replicas(), "0");
     gate.open();
     Tpdocker::run(&["restore", "-n", NAMESPACE, "deployment/servicename"]).code(0);
     assert_restored(&before);

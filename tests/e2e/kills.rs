@@ -5,11 +5,9 @@ use nix::sys::signal::Signal;
 
 use crate::gate::Gate;
 use crate::support::{
-    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_put_back, assert_restored, copy_that_answers, staging, until,
-    world,
+    NAMESPACE, PATIENCE, Tpdocker, assert_put_back, assert_restored, staging, until, until_answered_by, world,
 };
-
-const SWAP: [&str; 9] = ["run", "--swap", "servicename", "-n", NAMESPACE, "--rm", "-e", "COPY=laptop", SERVICE_IMAGE];
+use crate::swap::SWAP;
 
 /// A session through `gate`, killed at the change that the gate holds: it is made, and the session has not heard of it.
 /// Where that change belongs to its end, it is asked to end. Whether it got there.
@@ -49,7 +47,7 @@ fn behind_each_change(gate: fn(Option<usize>) -> Gate, undo: &[&str]) {
         assert_put_back(&before);
     }
     assert_restored(&before);
-    assert_eq!(copy_that_answers().as_deref(), Ok("cluster"));
+    until_answered_by("cluster");
 }
 
 #[test]

@@ -27,6 +27,7 @@ mod outages;
 mod outgoing;
 mod reach;
 mod recovery;
+mod relay;
 mod rights;
 mod sessions;
 mod support;

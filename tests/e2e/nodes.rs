@@ -10,8 +10,8 @@ use crate::support::{
     NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, docker, kubectl, output, post, staging, until,
     until_answered_by, world,
 };
+use crate::swap::{SWAP, swapped};
 
-const SWAP: [&str; 9] = ["run", "--swap", "servicename", "-n", NAMESPACE, "--rm", "-e", "COPY=laptop", SERVICE_IMAGE];
 /// The container that is the test cluster's node.
 const NODE: &str = "tpdocker-staging-node";
 const OUTAGE: Duration = Duration::from_mins(1);
@@ -69,8 +69,7 @@ fn settled() {
 fn a_proxy_that_is_evicted_is_replaced_and_the_session_goes_on() {
     let _staging = staging();
     let before = world();
-    let session = Tpdocker::start(&SWAP);
-    session.says("is answered here");
+    let session = swapped();
     let pod = kubectl(&["get", "pods", "-l", "tpdocker.dev/role=proxy", "-o=jsonpath={.items[0].metadata.name}"]);
     // From 1.22 on there is `v1`, and from 1.25 on nothing else.
     let versions = kubectl(&["api-versions"]);
@@ -92,8 +91,7 @@ fn a_session_outlives_the_kubelet_of_its_proxys_node() {
     }
     let _staging = staging();
     let before = world();
-    let session = Tpdocker::start(&SWAP);
-    session.says("is answered here");
+    let session = swapped();
     // The node starts it again.
     signal("KILL", "kubelet");
     session.says("tunnel lost");

@@ -5,10 +5,10 @@ use nix::sys::signal::Signal;
 
 use crate::gate::Gate;
 use crate::support::{
-    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, kubectl, staging, until, until_answered_by, world,
+    NAMESPACE, PATIENCE, Tpdocker, assert_restored, kubectl, staging, until, until_answered_by, world,
 };
+use crate::swap::{SWAP, replicas, swapped_and_killed};
 
-const SWAP: [&str; 9] = ["run", "--swap", "servicename", "-n", NAMESPACE, "--rm", "-e", "COPY=laptop", SERVICE_IMAGE];
 const TRYING: &str = "the cluster does not answer; trying until it does";
 
 fn through(gate: &Gate, arguments: &[&str]) -> Tpdocker {
@@ -21,10 +21,6 @@ fn held(gate: &Gate) {
         PATIENCE,
         || if gate.holds() { Ok(()) } else { Err(format!("{:?}", gate.asked())) },
     );
-}
-
-fn replicas() -> String {
-    kubectl(&["get", "deployment", "servicename", "-o=jsonpath={.spec.replicas}"])
 }
 
 #[test]
@@ -83,10 +79,7 @@ fn a_session_that_ends_without_the_api_server_ends_well_when_it_is_back() {
 fn a_restore_in_which_the_api_server_goes_away_ends_well_when_it_is_back() {
     let _staging = staging();
     let before = world();
-    let session = Tpdocker::start(&SWAP);
-    session.says("is answered here");
-    session.signal(Signal::SIGKILL);
-    session.wait();
+    swapped_and_killed();
     let gate = Gate::of_the_cluster(Some(1));
     let restore = through(&gate, &["restore", "-n", NAMESPACE, "servicename"]);
     held(&gate);
