@@ -11,8 +11,6 @@ use crate::support::{
 };
 use crate::swap::{SWAP, replicas};
 
-/// Changes of a session in the cluster until its app listens and the original is away: record, proxy, scale.
-const TO_SWAP: usize = 3;
 /// So long a second interrupt has for what it does; another one meanwhile is the same wish.
 const TIME_FOR_THE_REST: Duration = Duration::from_secs(3);
 const RESTORING: &str = r#""event":"step-started","step":"restore""#;
@@ -21,26 +19,40 @@ fn through(gate: &Gate) -> Tpdocker {
     Tpdocker::spawn(gate.before(&mut Tpdocker::command(&[&["--output", "json"], &SWAP[..]].concat())))
 }
 
-/// A session that is interrupted where `gate` holds it, and again as it ends; `None` where it ended before.
-fn interrupted_twice(gate: &Gate, change: usize) -> Option<Ended> {
+/// A session that was interrupted where its gate held it, and again as it ended.
+struct Interrupted {
+    ended: Ended,
+    /// Its app ran.
+    had_app: bool,
+    /// The change that was held is one of its end.
+    ending: bool,
+}
+
+/// `None` where it ended before.
+fn interrupted_twice(gate: &Gate) -> Option<Interrupted> {
     let mut session = through(gate);
-    if change > TO_SWAP {
-        session.says("is answered here");
-        session.signal(Signal::SIGINT);
-    }
+    let mut ending = false;
     let held = until("the change that is held", PATIENCE, || {
-        if gate.holds() || session.has_ended() { Ok(gate.holds()) } else { Err(session.stderr()) }
+        if gate.holds() || session.has_ended() {
+            return Ok(gate.holds());
+        }
+        if !ending && session.stderr().contains("is answered here") {
+            ending = true;
+            session.signal(Signal::SIGINT);
+        }
+        Err(session.stderr())
     });
     if !held {
         session.wait();
         return None;
     }
-    if change <= TO_SWAP {
+    let had_app = session.stderr().contains("in container");
+    if !ending {
         session.signal(Signal::SIGINT);
     }
     session.says(RESTORING);
     session.signal(Signal::SIGINT);
-    Some(session.wait())
+    Some(Interrupted { ended: session.wait(), had_app, ending })
 }
 
 #[test]
@@ -49,16 +61,15 @@ fn a_second_interrupt_waits_for_no_pod_and_leaves_nothing_behind() {
     let before = world();
     for change in 1.. {
         let gate = Gate::of_the_cluster(Some(change));
-        let Some(ended) = interrupted_twice(&gate, change) else {
-            assert!(change > 2 * TO_SWAP, "{:?}", gate.asked());
+        let Some(Interrupted { ended, had_app, ending }) = interrupted_twice(&gate) else {
+            // Record, proxy and scale, and the same undone.
+            assert!(change > 6, "{:?}", gate.asked());
             break;
         };
         // Without an app the code is that of the signal; this app ends well when it is asked to.
-        let ended = ended.code(if change < TO_SWAP { 130 } else { 0 });
+        let ended = ended.code(if had_app { 0 } else { 130 });
         // In order it could not have gone on.
-        if change > TO_SWAP {
-            assert!(ended.stderr.contains("put back at once, without waiting"), "{}", ended.stderr);
-        }
+        assert!(!ending || ended.stderr.contains("put back at once, without waiting"), "{}", ended.stderr);
         assert_put_back(&before);
     }
     assert_restored(&before);
