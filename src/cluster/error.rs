@@ -262,8 +262,6 @@ pub enum ClusterError {
         workload: Box<WorkloadRef>,
         /// What is left to do.
         left: Vec<String>,
-        /// Nothing was refused: there were no answers.
-        unanswered: bool,
     },
     /// The carrier to the proxy cannot be had or was lost.
     #[error("port-forward to pod {pod}, port {port}")]

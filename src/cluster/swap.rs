@@ -66,13 +66,6 @@ struct Moment {
     record: Option<Result<SwapRecord, String>>,
 }
 
-/// What a restore could not do.
-struct Left {
-    what: Vec<String>,
-    /// Each for want of an answer.
-    unanswered: bool,
-}
-
 // === impl Cluster ===
 
 impl Cluster {
@@ -198,7 +191,8 @@ impl Cluster {
 
     /// Puts everything back from what the cluster remembers: replicas, then the proxy's end, then the record's. With
     /// `session`, another session's swap is left alone. `serving` is awaited each time that more of the original's pods are
-    /// ready, before the proxy goes. Goes on past a failed step and reports all that is left.
+    /// ready, before the proxy goes. Goes on past a step that is refused and reports all that is left; where there is no answer
+    /// it ends, to be repeated: the proxy shall not go before the original is back.
     pub async fn restore<S: Future<Output = ()>>(
         &self,
         reference: &WorkloadRef,
@@ -238,7 +232,7 @@ impl Cluster {
                 return Err(changed(reference, &format!("carries a swap record of another release: {text}")));
             }
         };
-        let mut left = Left { what: Vec::new(), unanswered: true };
+        let mut left = Vec::new();
         let mut back = Moment { record: None, ..now };
         // Somebody who scaled it meanwhile (a person, an autoscaler, GitOps) decided; only 0 is our doing.
         if back.replicas == 0 {
@@ -249,14 +243,16 @@ impl Cluster {
                     let holder = self.swap_of(reference).await?;
                     return Ok(Restored { holder, ..Restored::nothing(back.replicas, back.ready) });
                 }
-                Err(error) => left.push(format!("scale to {}: ", record.replicas), &error),
+                Err(error) if may_pass(&error) => return Err(error),
+                Err(error) => left.push(format!("scale to {}: {}", record.replicas, text_of(&error))),
             }
         }
         let waits = serving.is_some();
-        if let Some(serving) = serving.filter(|_| left.what.is_empty()) {
+        if let Some(serving) = serving.filter(|_| left.is_empty()) {
             match self.wait_back(reference, serving, &mut progress).await {
                 Ok(ready) => back.ready = ready,
-                Err(error) => left.push(String::new(), &error),
+                Err(error) if may_pass(&error) => return Err(error),
+                Err(error) => left.push(text_of(&error)),
             }
         }
         let deleted = if waits {
@@ -264,20 +260,23 @@ impl Cluster {
         } else {
             self.delete_proxy_at_once(&record.proxy).await
         };
-        if let Err(error) = deleted {
-            left.push(format!("delete the proxy {}: ", record.proxy), &error);
+        match deleted {
+            Err(error) if may_pass(&error) => return Err(error),
+            Err(error) => left.push(format!("delete the proxy {}: {}", record.proxy, text_of(&error))),
+            Ok(()) => {}
         }
         // The record stays as long as anything is left to do.
-        if left.what.is_empty()
-            && let Err(error) = self.forget(reference, &record.session).await
-        {
-            left.push(format!("remove the annotation {ANNOTATION_SWAP}: "), &error);
+        if left.is_empty() {
+            match self.forget(reference, &record.session).await {
+                Err(error) if may_pass(&error) => return Err(error),
+                Err(error) => left.push(format!("remove the annotation {ANNOTATION_SWAP}: {}", text_of(&error))),
+                Ok(()) => {}
+            }
         }
-        let Left { what: left, unanswered } = left;
         if left.is_empty() {
             Ok(Restored { record: Some(record), ..Restored::nothing(back.replicas, back.ready) })
         } else {
-            Err(ClusterError::Restore { workload: Box::new(reference.clone()), left, unanswered })
+            Err(ClusterError::Restore { workload: Box::new(reference.clone()), left })
         }
     }
 
@@ -405,16 +404,6 @@ pub fn since_now() -> String {
 impl Restored {
     fn nothing(replicas: i32, ready: i32) -> Self {
         Self { record: None, holder: None, replicas, ready }
-    }
-}
-
-// === impl Left ===
-
-impl Left {
-    /// Adds a failure: what was to be done, as far as the error does not say it.
-    fn push(&mut self, what: String, error: &ClusterError) {
-        self.unanswered &= may_pass(error);
-        self.what.push(what + &text_of(error));
     }
 }
 

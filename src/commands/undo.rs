@@ -140,7 +140,9 @@ impl Explain for Failure {
             Self::Cluster { left: left @ Left::Proxy { .. }, .. }
             | Self::Both { left: left @ Left::Proxy { .. }, .. }
             | Self::Impatient { left } => Some(left.cure()),
-            Self::Cluster { source: error, .. } | Self::Both { cluster: error, .. } => error.hint(),
+            Self::Cluster { left, source: error } | Self::Both { left, cluster: error, .. } => {
+                error.hint().or_else(|| Some(left.cure()))
+            }
         }
     }
 }
