@@ -15,7 +15,8 @@
 //! - [`mounts`]: what is mounted into the swapped container;
 //! - [`carrier`]: a byte pipe to the proxy, [`control`]: admission and requests on it, and [`files`]: the pod's files;
 //! - [`swap`]: record, scale, restore; [`presence`]: which pods still answer for the original; [`holders`]: who holds
-//!   what, and [`loss`]: a session that holds it no more, or shares it with what others make of it;
+//!   what, and [`loss`]: a session that holds it no more, or shares it with what others make of it; [`patience`]: what undoes
+//!   a swap, while nobody answers;
 //! - [`deciders`]: who else decides about the workload's replicas;
 //! - [`letter`]: what the proxy may do by itself when its session is gone;
 //! - [`inspect`] and [`pod_security`]: what `tpdocker doctor` wants to know;
@@ -36,6 +37,7 @@ pub mod letter;
 pub mod loss;
 mod meanwhile;
 pub mod mounts;
+pub mod patience;
 pub mod pod_security;
 pub mod ports;
 pub mod presence;
@@ -60,6 +62,7 @@ pub use holders::{Holder, Holders, Orphan, Other, ProxyState, Scope};
 pub use letter::Letterhead;
 pub use loss::Loss;
 pub use mounts::{PodMount, Source};
+pub use patience::patiently;
 pub use proxy::{Proxy, ProxyPod};
 pub use rights::{Lacking, Purpose};
 pub use stance::{Likeness, ModelKind, PodModel, Stance};

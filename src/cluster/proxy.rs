@@ -83,12 +83,7 @@ impl Cluster {
         session: &str,
         mut progress: impl FnMut(String),
     ) -> Result<(), ClusterError> {
-        let deployments = self.api::<Deployment>();
-        match self.ask("delete the proxy", deployments.delete(name, &DeleteParams::background())).await {
-            Ok(_) => {}
-            Err(error) if error.status() == Some(404) => {}
-            Err(error) => return Err(error),
-        }
+        self.delete_proxy_at_once(name).await?;
         let mut pods = Watched::new(self.api::<Pod>(), session_pods(session));
         let wait = async {
             loop {
@@ -104,6 +99,18 @@ impl Cluster {
         match tokio::time::timeout(DELETE_TIMEOUT, wait).await {
             Ok(outcome) => outcome,
             Err(_) => Err(ClusterError::request("see the proxy's pod go", Cause::Timeout(DELETE_TIMEOUT.as_secs()))),
+        }
+    }
+}
+
+impl Cluster {
+    /// Deletes the proxy's Deployment; its pods go after it. What is missing is gone.
+    pub async fn delete_proxy_at_once(&self, name: &str) -> Result<(), ClusterError> {
+        let deployments = self.api::<Deployment>();
+        match self.ask("delete the proxy", deployments.delete(name, &DeleteParams::background())).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.status() == Some(404) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::undo;
 use crate::cluster::PodMount;
-use crate::docker::{App, Engine, Exit, Running, Sidecar, SidecarSpec, Stdio};
+use crate::docker::{App, Engine, Exit, Fate, Running, Sidecar, SidecarSpec, Stdio};
 use crate::error::{Error, HostError};
 use crate::event::Reporter;
 use crate::output::{Console, TerminalMode, result};
@@ -218,6 +218,7 @@ impl Work<'_> {
         let mut swapped = false;
         let mut reader_gone = std::pin::pin!(running.reader_gone());
         let mut reading = true;
+        let mut ending = false;
         let mut deadline = std::pin::pin!(tokio::time::sleep(FAR));
         loop {
             tokio::select! {
@@ -239,12 +240,14 @@ impl Work<'_> {
                     return Err(lost.into());
                 }
                 lost = &mut sidecar_ended => {
-                    app.stop(STOP_GRACE).await?;
+                    stop(&app).await;
                     return Err(lost.into());
                 }
                 received = signals.next() => {
-                    app.signal(received.name()).await?;
-                    if received.ends() {
+                    // As `docker compose up` has it: the second one does not wait.
+                    let kill = ending && received.is_typed();
+                    app.signal(if kill { "SIGKILL" } else { received.name() }).await?;
+                    if received.ends() && !std::mem::replace(&mut ending, true) {
                         deadline.as_mut().reset(tokio::time::Instant::now() + STOP_GRACE);
                     }
                 }
@@ -263,8 +266,12 @@ impl Work<'_> {
     }
 
     fn ended(&self, exit: Exit) -> u8 {
-        if exit.oom_killed {
-            self.console.reporter().warn("the app was killed for want of memory");
+        match exit.fate {
+            Fate::Ended => {}
+            Fate::OutOfMemory => {
+                self.console.reporter().warn("the app was out of memory, and the kernel killed it");
+            }
+            Fate::Removed => self.console.reporter().warn("somebody removed the app's container"),
         }
         exit.code
     }

@@ -48,8 +48,19 @@ pub struct App {
 pub struct Exit {
     /// Its exit code, 128 + N after signal N.
     pub code: u8,
-    /// The kernel killed it for want of memory.
-    pub oom_killed: bool,
+    /// What ended it.
+    pub fate: Fate,
+}
+
+/// What ended an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Itself, or a signal.
+    Ended,
+    /// The kernel killed it: it needed more memory than its container, or the machine, has.
+    OutOfMemory,
+    /// Its container is gone, and so it is.
+    Removed,
 }
 
 /// A started app; dropping it detaches, and puts the terminal back.
@@ -132,7 +143,7 @@ impl App {
                 Ok(Err(error)) => return Err(lost_output(error)),
                 Err(error) => return Err(lost_output(error)),
             }
-            Ok(Exit { code, oom_killed: app.was_oom_killed().await })
+            Ok(Exit { code, fate: app.fate().await })
         }));
         Ok(Running { waiter, side: Some(side), reader_gone, _window: window })
     }
@@ -173,9 +184,13 @@ impl App {
         Ok(u8::try_from(code & 0xff).unwrap_or(u8::MAX))
     }
 
-    async fn was_oom_killed(&self) -> bool {
-        let found = self.engine.api.inspect_container(&self.id, None).await;
-        found.is_ok_and(|found| found.state.and_then(|state| state.oom_killed).unwrap_or(false))
+    async fn fate(&self) -> Fate {
+        match self.engine.api.inspect_container(&self.id, None).await {
+            Ok(found) if found.state.as_ref().and_then(|state| state.oom_killed) == Some(true) => Fate::OutOfMemory,
+            Err(error) if is_missing(&error) => Fate::Removed,
+            // An engine that does not answer is told by whatever needs it next.
+            Ok(_) | Err(_) => Fate::Ended,
+        }
     }
 
     async fn resize(&self, window: Window) {

@@ -6,6 +6,7 @@
 //! is interrupted at any step ends like one that ran well, with [`Session::end`].
 
 pub mod access;
+mod end;
 pub mod ending;
 pub mod environment;
 pub mod files;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::Deployment;
 use tokio::sync::SetOnce;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tpdocker_protocol::control::{PodView, PortFailure, SidecarConfig, SidecarStatus, SwapRecord};
 
@@ -122,6 +124,8 @@ pub struct Session {
     keeper: OnceLock<AbortOnDropHandle<()>>,
     /// Somebody has deleted the workload.
     deleted: AtomicBool,
+    /// Somebody does not want to wait for the end.
+    haste: CancellationToken,
 }
 
 /// A proxy whose program answers.
@@ -190,6 +194,7 @@ impl Session {
             begun: SetOnce::new(),
             keeper: OnceLock::new(),
             deleted: AtomicBool::new(false),
+            haste: CancellationToken::new(),
         })
     }
 
@@ -406,32 +411,23 @@ impl Session {
         }
     }
 
-    /// Puts the cluster back, from whatever step. `None` where nothing was to be swapped.
-    pub async fn end(&self) -> Result<Option<Restored>, ClusterError> {
-        match self.found.stance.workload() {
-            Some(workload) => self.restore(workload).await.map(Some),
-            None => self.leave().await.map(|()| None),
-        }
-    }
-
     /// Where nothing was swapped there is only the proxy.
-    async fn leave(&self) -> Result<(), ClusterError> {
-        let step = self.reporter.step("restore");
+    async fn leave(&self, step: &Step) -> Result<String, ClusterError> {
         self.found
             .cluster
             .delete_proxy(self.proxy_name(), self.identity.id.as_str(), |text| step.progress(text))
             .await?;
-        step.done("proxy deleted; nothing was swapped".to_owned());
-        Ok(())
+        Ok("proxy deleted; nothing was swapped".to_owned())
     }
 
-    async fn restore(&self, workload: &Workload) -> Result<Restored, ClusterError> {
-        let step = self.reporter.step("restore");
+    async fn restore(&self, workload: &Workload, step: &Step) -> Result<(String, Restored), ClusterError> {
         let reference = &workload.reference;
-        if self.deleted.load(Ordering::Relaxed) {
-            return self.leave_deleted(reference, step).await;
-        }
         let session = self.identity.id.as_str();
+        if self.deleted.load(Ordering::Relaxed) {
+            let proxy = self.proxy_name();
+            let deleted = self.found.cluster.delete_proxy(proxy, session, |text| step.progress(text)).await;
+            return self.end_without(reference, deleted);
+        }
         let restored = self
             .found
             .cluster
@@ -454,8 +450,7 @@ impl Session {
                 None => format!("{} is as it was", reference.name),
             }
         };
-        step.done(facts);
-        Ok(restored)
+        Ok((facts, restored))
     }
 
     /// The pod's `hostAliases`, as lines of `/etc/hosts`.
