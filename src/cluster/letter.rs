@@ -32,7 +32,7 @@ use tpdocker_protocol::letter::{Letter, LetterRequest, Method, Token};
 use super::connect::Cluster;
 use super::error::{Cause, ClusterError};
 use super::proxy::Proxy;
-use super::workload::{Kind, Workload};
+use super::workload::{Kind, Workload, WorkloadRef};
 
 /// Where each namespace has the certificates by which its pods know the API server.
 /// <https://kubernetes.io/docs/concepts/configuration/configmap/#configmaps-and-pods> has it from Kubernetes 1.20 on.
@@ -47,8 +47,26 @@ const SHORTEST_TOKEN: Duration = Duration::from_mins(10);
 /// A letter to be, less its token.
 #[derive(Debug, Clone)]
 pub struct Letterhead {
-    account: String,
+    workload: WorkloadRef,
+    /// The workload's.
+    uid: String,
+    proxy: Proxy,
     letter: Letter,
+}
+
+// === impl Letterhead ===
+
+impl Letterhead {
+    /// Writes the letter for a workload that carries `record`: what it undoes is what this says.
+    pub fn write(&mut self, record: &SwapRecord) -> Result<(), ClusterError> {
+        self.letter.requests = requests(self, record)?;
+        Ok(())
+    }
+
+    /// What it says.
+    pub fn requests(&self) -> &[LetterRequest] {
+        &self.letter.requests
+    }
 }
 
 // === impl Cluster ===
@@ -73,16 +91,12 @@ impl Cluster {
         self.make("create a ServiceAccount", &account(proxy)).await?;
         self.make("create a Role", &role(proxy, kind, &workload.reference.name)).await?;
         self.make("create a RoleBinding", &binding(proxy, self.namespace())).await?;
-        let letter = Letter {
-            host,
-            port,
-            ca,
-            token: Token(String::new()),
-            grace,
-            valid: Duration::ZERO,
-            requests: requests(workload, record, proxy)?,
-        };
-        Ok(Letterhead { account: proxy.name.clone(), letter })
+        let (token, valid) = (Token(String::new()), Duration::ZERO);
+        let letter = Letter { host, port, ca, token, grace, valid, requests: Vec::new() };
+        let (reference, uid) = (workload.reference.clone(), workload.uid.clone());
+        let mut head = Letterhead { workload: reference, uid, proxy: proxy.clone(), letter };
+        head.write(record)?;
+        Ok(head)
     }
 
     /// The letter, with a new token.
@@ -95,7 +109,7 @@ impl Cluster {
         let request = TokenRequest { spec, ..TokenRequest::default() };
         let accounts = self.api::<ServiceAccount>();
         let params = PostParams::default();
-        let answer = accounts.create_token_request(&head.account, &params, &request);
+        let answer = accounts.create_token_request(&head.proxy.name, &params, &request);
         let answer = self.ask("create a token of the ServiceAccount", answer).await?;
         let token = answer.status.map(|status| status.token).unwrap_or_default();
         // The server may have given less.
@@ -187,8 +201,8 @@ fn binding(proxy: &Proxy, namespace: &str) -> RoleBinding {
     }
 }
 
-fn requests(workload: &Workload, record: &SwapRecord, proxy: &Proxy) -> Result<Vec<LetterRequest>, ClusterError> {
-    let reference = &workload.reference;
+fn requests(head: &Letterhead, record: &SwapRecord) -> Result<Vec<LetterRequest>, ClusterError> {
+    let Letterhead { workload: reference, uid, proxy, .. } = head;
     let path = |resource: &str, name: &str| {
         format!("/apis/{}/namespaces/{}/{resource}/{name}", Deployment::api_version(&()), reference.namespace)
     };
@@ -197,7 +211,7 @@ fn requests(workload: &Workload, record: &SwapRecord, proxy: &Proxy) -> Result<V
     // RFC 6901 writes a slash in a name so.
     let record_path = format!("/metadata/annotations/{}", ANNOTATION_SWAP.replace('/', "~1"));
     let ours = [
-        json!({ "op": "test", "path": "/metadata/uid", "value": workload.uid }),
+        json!({ "op": "test", "path": "/metadata/uid", "value": uid }),
         json!({ "op": "test", "path": record_path, "value": record_text }),
     ];
     let forget = json!({ "op": "remove", "path": record_path });

@@ -137,9 +137,25 @@ impl Cluster {
         Ok(found.items.is_empty() && age.is_ok_and(|age| age.as_secs() > GHOST_AGE.as_secs().cast_signed()))
     }
 
-    /// Scales to `replicas` if the workload carries `session`'s record. On the way to 0 the record learns of the number that
-    /// somebody else, such as an autoscaler, has set since it was written.
+    /// Scales to `replicas` if the workload carries `session`'s record; as with [`Self::scale_or_learn`].
     pub async fn scale(&self, reference: &WorkloadRef, session: &str, replicas: i32) -> Result<(), ClusterError> {
+        for _ in 0..MAX_CONFLICTS {
+            if self.scale_or_learn(reference, session, replicas).await?.is_none() {
+                return Ok(());
+            }
+        }
+        Err(changed(reference, "changes all the time"))
+    }
+
+    /// Scales to `replicas` if the workload carries `session`'s record. On the way to 0 the record learns first of the
+    /// number that somebody else, such as an autoscaler, has set since it was written: then that is all that is done, and
+    /// who has told others of the record is given the new one.
+    pub async fn scale_or_learn(
+        &self,
+        reference: &WorkloadRef,
+        session: &str,
+        replicas: i32,
+    ) -> Result<Option<SwapRecord>, ClusterError> {
         for _ in 0..MAX_CONFLICTS {
             let now = self.moment(reference).await?;
             let record = match &now.record {
@@ -150,11 +166,11 @@ impl Cluster {
             if replicas == 0 && now.replicas != 0 && now.replicas != record.replicas {
                 let record = SwapRecord { replicas: now.replicas, ..record.clone() };
                 let text = serde_json::to_string(&record).map_err(|bad| changed(reference, &bad.to_string()))?;
-                self.annotate(reference, &now.resource_version, Some(text)).await?;
-                continue;
-            }
-            if now.replicas == replicas || self.set_scale(reference, &now.resource_version, replicas).await? {
-                return Ok(());
+                if self.annotate(reference, &now.resource_version, Some(text)).await? {
+                    return Ok(Some(record));
+                }
+            } else if now.replicas == replicas || self.set_scale(reference, &now.resource_version, replicas).await? {
+                return Ok(None);
             }
         }
         Err(changed(reference, "changes all the time"))

@@ -8,10 +8,11 @@ use std::convert::Infallible;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use tpdocker_protocol::contract::CLIENT_SPEAKS_EVERY;
+use tpdocker_protocol::control::SwapRecord;
 use tpdocker_protocol::letter::Letter;
 
 use super::access::Access;
@@ -47,6 +48,18 @@ struct Keeper {
     renew: Instant,
     tried: bool,
     notice: Notice,
+    /// What is on the workload.
+    record_rx: watch::Receiver<Option<SwapRecord>>,
+    /// For which record the proxy has a letter.
+    handed_tx: watch::Sender<Option<SwapRecord>>,
+}
+
+/// A letter that is kept good until this is dropped.
+#[derive(Debug)]
+pub struct Keeping {
+    _keeper: AbortOnDropHandle<()>,
+    handed_rx: watch::Receiver<Option<SwapRecord>>,
+    notice: Notice,
 }
 
 /// Says once that the proxy cannot restore, and who can.
@@ -67,7 +80,9 @@ impl Session {
 
     /// Leaves a letter with the proxy, where there is something to put back. Goes on without where that cannot be.
     pub async fn entrust(&self, attached: &Attached) {
-        let (Some(workload), Some(record)) = (self.stance().workload(), self.claimed.get()) else { return };
+        let mut record_rx = self.claimed.subscribe();
+        let record = record_rx.borrow_and_update().clone();
+        let (Some(workload), Some(record)) = (self.stance().workload(), record) else { return };
         if self.grace.0.is_zero() {
             return;
         }
@@ -79,7 +94,7 @@ impl Session {
         let cluster = self.found.cluster.clone();
         let sealed = async {
             let env = &attached.pod.env;
-            let head = cluster.letterhead(workload, record, &attached.proxy, env, self.grace.0).await?;
+            let head = cluster.letterhead(workload, &record, &attached.proxy, env, self.grace.0).await?;
             let letter = cluster.seal(&head).await?;
             Ok::<_, ClusterError>((head, letter))
         };
@@ -90,14 +105,30 @@ impl Session {
         let now = Instant::now();
         let access = Arc::clone(&attached.access);
         let renew = now + renewal_of(&letter);
-        let keeper = Keeper { cluster, access, head, letter, sealed: now, renew, tried: false, notice: notice.clone() };
-        let (handed_tx, handed_rx) = oneshot::channel();
-        let keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run(handed_tx)));
-        if self.keeper.set(keeper).is_err() {
-            tracing::error!("a second letter was left");
+        let (handed_tx, handed_rx) = watch::channel(None);
+        let (sealed, tried, told) = (now, false, notice.clone());
+        let keeper = Keeper { cluster, access, head, letter, sealed, renew, tried, notice: told, record_rx, handed_tx };
+        let keeper = AbortOnDropHandle::new(tokio::spawn(keeper.run()));
+        let keeping = self.keeping.get_or_init(|| Keeping { _keeper: keeper, handed_rx, notice });
+        keeping.handed(&record).await;
+    }
+
+    /// Has the letter undo what `record` says, which is on the workload in the place of the former one.
+    pub(super) async fn rewrite_letter(&self, record: SwapRecord) {
+        self.claimed.send_replace(Some(record.clone()));
+        if let Some(keeping) = self.keeping.get() {
+            keeping.handed(&record).await;
         }
-        if timeout(HANDED_WITHIN, handed_rx).await.is_err() {
-            notice.give("it did not take the letter in time");
+    }
+}
+
+impl Keeping {
+    /// Waits until the proxy has the letter for `record`.
+    async fn handed(&self, record: &SwapRecord) {
+        let mut handed_rx = self.handed_rx.clone();
+        let handed = handed_rx.wait_for(|handed| handed.as_ref() == Some(record));
+        if !matches!(timeout(HANDED_WITHIN, handed).await, Ok(Ok(_))) {
+            self.notice.give("it did not take the letter in time");
         }
     }
 }
@@ -120,43 +151,49 @@ impl Notice {
 }
 
 impl Keeper {
-    /// Goes on until it is dropped; `handed` hears when the proxy has the letter.
-    async fn run(mut self, handed: oneshot::Sender<()>) {
-        let mut handed = Some(handed);
+    /// Goes on until it is dropped.
+    async fn run(mut self) {
         loop {
-            let Err(error) = self.stay(&mut handed).await;
+            let Err(error) = self.stay().await;
             tracing::info!(%error, "the connection of the letter is dialled again");
             sleep(DIAL_AGAIN).await;
         }
     }
 
     /// Hands the letter over, and is there as long as the connection is.
-    async fn stay(&mut self, handed: &mut Option<oneshot::Sender<()>>) -> Result<Infallible, ClusterError> {
+    async fn stay(&mut self) -> Result<Infallible, ClusterError> {
         let mut control = self.access.control_of_last().await?;
         self.renew_if_due().await;
-        control.keep(self.current()).await?;
-        if let Some(handed) = handed.take() {
-            // Nobody waits for it any more when it took too long.
-            let _late = handed.send(());
-        }
+        self.hand_over(&mut control).await?;
         if !self.tried {
             self.try_out(&mut control).await?;
             self.tried = true;
         }
         loop {
-            sleep(CLIENT_SPEAKS_EVERY).await;
-            if self.renew_if_due().await {
-                control.keep(self.current()).await?;
+            let rewritten = matches!(timeout(CLIENT_SPEAKS_EVERY, self.record_rx.changed()).await, Ok(Ok(())));
+            if self.renew_if_due().await || rewritten {
+                self.hand_over(&mut control).await?;
             } else {
                 control.there().await?;
             }
         }
     }
 
+    /// Gives the proxy the letter for the record of the moment.
+    async fn hand_over(&mut self, control: &mut ControlClient<PortForward>) -> Result<(), ClusterError> {
+        let record = self.record_rx.borrow_and_update().clone();
+        if let Some(record) = &record {
+            self.head.write(record)?;
+        }
+        control.keep(self.current()).await?;
+        self.handed_tx.send_replace(record);
+        Ok(())
+    }
+
     /// The letter, valid as long as its token still is.
     fn current(&self) -> Letter {
         let valid = self.letter.valid.saturating_sub(self.sealed.elapsed());
-        Letter { valid, ..self.letter.clone() }
+        Letter { valid, requests: self.head.requests().to_vec(), ..self.letter.clone() }
     }
 
     async fn renew_if_due(&mut self) -> bool {

@@ -27,14 +27,14 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use tokio::sync::SetOnce;
+use tokio::sync::{SetOnce, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 use tpdocker_protocol::control::{PodView, PortFailure, SidecarConfig, SidecarStatus, SwapRecord};
 
 use self::access::Access;
 use self::identity::Identity;
+use self::letter::Keeping;
 use self::link::{Link, LinkPlan};
 use self::reach::Reach;
 use self::rundir::{RunDir, SessionRecord};
@@ -117,11 +117,11 @@ pub struct Session {
     /// `--grace`.
     grace: Grace,
     /// What is on the workload, once it is.
-    claimed: OnceLock<SwapRecord>,
+    claimed: watch::Sender<Option<SwapRecord>>,
     /// The proxy's name, once it is there.
     begun: SetOnce<String>,
     /// Keeps the proxy's letter good.
-    keeper: OnceLock<AbortOnDropHandle<()>>,
+    keeping: OnceLock<Keeping>,
     /// Somebody has deleted the workload.
     deleted: AtomicBool,
     /// Somebody does not want to wait for the end.
@@ -190,9 +190,9 @@ impl Session {
             reporter,
             take_over: false,
             grace: Grace::default(),
-            claimed: OnceLock::new(),
+            claimed: watch::Sender::default(),
             begun: SetOnce::new(),
-            keeper: OnceLock::new(),
+            keeping: OnceLock::new(),
             deleted: AtomicBool::new(false),
             haste: CancellationToken::new(),
         })
@@ -241,7 +241,8 @@ impl Session {
         let from = from.map(|it| format!(", taken over from {} (session {})", it.owner, it.session));
         let (session, owner, from) = (&record.session, &record.owner, from.unwrap_or_default());
         step.done(format!("session {session} of {owner}, {} to come back to{from}", record.replicas));
-        self.claimed.set(record).map_err(|_| Bug::new("a session recorded twice").into())
+        self.claimed.send_replace(Some(record));
+        Ok(())
     }
 
     /// Waits until the proxy's program answers, and asks it what the container would see.
@@ -345,7 +346,9 @@ impl Session {
             ready = attached.proxy.wait_ready(APP_LISTENS_WITHIN, |text| step.progress(text)) => { ready?; }
             never = self.tell_closed_ports(attached) => match never {},
         }
-        cluster.scale(&workload.reference, self.identity.id.as_str(), 0).await?;
+        while let Some(record) = cluster.scale_or_learn(&workload.reference, self.identity.id.as_str(), 0).await? {
+            self.rewrite_letter(record).await;
+        }
         cluster.wait_gone(workload, |text| step.progress(text)).await
     }
 
