@@ -6,8 +6,8 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 
 use crate::support::{
-    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, World, apply, assert_restored, kubeconfig, kubeconfig_of_account,
-    kubectl, staging, until, until_answered_by, world,
+    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, World, apply, assert_restored, docker, kubeconfig,
+    kubeconfig_of_account, kubectl, staging, until, until_answered_by, world,
 };
 use crate::swap::replicas;
 
@@ -61,6 +61,10 @@ fn comes_back_by_itself(kubeconfig: &Path) {
     let scaled = killed.elapsed();
     until_answered_by("cluster");
     println!("scaled back {scaled:.1?} after the kill, answers after {:.1?}", killed.elapsed());
+    until_nothing_is_left();
+}
+
+fn until_nothing_is_left() {
     let ours = "deployments,pods,serviceaccounts,roles,rolebindings";
     until("the session's objects to be gone", PATIENCE, || {
         let left = kubectl(&["get", ours, "-l", "tpdocker.dev/session", "-o", "name"]);
@@ -78,6 +82,34 @@ fn after_a_kill_the_proxy_puts_the_original_back_and_leaves_nothing() {
     let _staging = staging();
     let before = world();
     comes_back_by_itself(&kubeconfig());
+    clean_this_machine(&before);
+}
+
+#[test]
+fn the_proxy_puts_back_the_number_that_somebody_set_before_the_swap() {
+    let _staging = staging();
+    let before = world();
+    let (app, script) = (
+        "tpdocker-e2e-letter",
+        "import pathlib, socket, time\n\
+         while not pathlib.Path('/tmp/go').exists(): time.sleep(0.05)\n\
+         s = socket.create_server(('', 8080)); time.sleep(600)",
+    );
+    let flags = ["run", "--swap", "servicename", "--grace", "5s", "-n", NAMESPACE, "--rm", "--name", app];
+    let session = Tpdocker::start(&[&flags[..], &["--entrypoint", "python3", SERVICE_IMAGE, "-c", script]].concat());
+    session.says("in container ");
+    kubectl(&["scale", "deployment", "servicename", "--replicas=3"]);
+    docker(&["exec", app, "touch", "/tmp/go"]);
+    session.says("is answered here");
+    session.signal(Signal::SIGKILL);
+    let ended = session.wait();
+    assert!(!ended.stderr.contains(CANNOT), "{}", ended.stderr);
+    until("the original to be scaled back to 3", PATIENCE, || {
+        let replicas = replicas();
+        if replicas == "3" { Ok(()) } else { Err(replicas) }
+    });
+    until_nothing_is_left();
+    kubectl(&["scale", "deployment", "servicename", "--replicas=2"]);
     clean_this_machine(&before);
 }
 
