@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bollard::errors::Error as ApiError;
-use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType};
+use bollard::models::{ContainerCreateBody, ContainerStateStatusEnum, HostConfig, Mount, MountType};
 use bollard::query_parameters::{
     CreateContainerOptions, KillContainerOptions, ResizeContainerTTYOptions, StopContainerOptions, WaitContainerOptions,
 };
@@ -185,11 +185,19 @@ impl App {
     }
 
     async fn fate(&self) -> Fate {
-        match self.engine.api.inspect_container(&self.id, None).await {
-            Ok(found) if found.state.as_ref().and_then(|state| state.oom_killed) == Some(true) => Fate::OutOfMemory,
-            Err(error) if is_missing(&error) => Fate::Removed,
+        use ContainerStateStatusEnum::{DEAD, REMOVING};
+
+        let state = match self.engine.api.inspect_container(&self.id, None).await {
+            Ok(found) => found.state.unwrap_or_default(),
+            Err(error) if is_missing(&error) => return Fate::Removed,
             // An engine that does not answer is told by whatever needs it next.
-            Ok(_) | Err(_) => Fate::Ended,
+            Err(_) => return Fate::Ended,
+        };
+        match state.status {
+            // A forced removal kills first, and is under way.
+            Some(REMOVING | DEAD) => Fate::Removed,
+            _ if state.oom_killed == Some(true) => Fate::OutOfMemory,
+            _ => Fate::Ended,
         }
     }
 
