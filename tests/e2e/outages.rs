@@ -1,14 +1,22 @@
 //! An API server that does not answer for a while: a session goes on when it is back, what ends is ended then, and
 //! nothing is left of what failed.
 
+use std::time::{Duration, Instant};
+
 use nix::sys::signal::Signal;
 
 use crate::gate::Gate;
 use crate::support::{
-    NAMESPACE, PATIENCE, Tpdocker, assert_restored, kubectl, staging, until, until_answered_by, world,
+    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, docker, kubectl, staging, until, until_answered_by,
+    world,
 };
 use crate::swap::{SWAP, replicas, swapped_and_killed};
 
+const OUTAGE: Duration = Duration::from_mins(1);
+/// Listens where thing2 does as soon as it is told to.
+const LATE: &str = "import pathlib, socket, time\n\
+    while not pathlib.Path('/tmp/go').exists(): time.sleep(0.05)\n\
+    s = socket.create_server(('', 9090)); time.sleep(600)";
 const TRYING: &str = "the cluster does not answer; trying until it does";
 
 fn through(gate: &Gate, arguments: &[&str]) -> Tpdocker {
@@ -24,16 +32,32 @@ fn held(gate: &Gate) {
 }
 
 #[test]
-fn a_session_goes_on_when_the_api_server_answers_again() {
+fn a_minute_without_the_api_server_is_outlived_by_a_session_a_swap_and_an_end() {
     let _staging = staging();
     let before = world();
     let gate = Gate::of_the_cluster(None);
+    let late = "tpdocker-e2e-late";
     let session = through(&gate, &SWAP);
+    let ends = through(&gate, &["run", "--swap", "thing1", "-n", NAMESPACE, "--rm", SERVICE_IMAGE]);
+    let flags = ["run", "--swap", "thing2", "-n", NAMESPACE, "--rm", "--name", late, "--entrypoint", "python3"];
+    let swaps = through(&gate, &[&flags[..], &[SERVICE_IMAGE, "-c", LATE]].concat());
     session.says("is answered here");
-    until_answered_by("laptop");
+    ends.says("is answered here");
+    swaps.says("in container ");
+
     gate.silence();
+    let since = Instant::now();
+    docker(&["exec", late, "touch", "/tmp/go"]);
+    ends.signal(Signal::SIGINT);
     session.says("tunnel lost");
+    ends.says(TRYING);
+    std::thread::sleep(OUTAGE.saturating_sub(since.elapsed()));
     gate.open();
+
+    let ended = ends.wait().code(0);
+    assert!(ended.stderr.contains("thing1 is back"), "{}", ended.stderr);
+    swaps.says("is answered here");
+    swaps.interrupt();
     session.says("tunnel back");
     until_answered_by("laptop");
     session.interrupt().code(0);
