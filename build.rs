@@ -95,6 +95,12 @@ fn build(target: &str, target_dir: &Path) {
         .arg("--target-dir")
         .arg(target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags(&root, target));
+    // The C in the proxy's TLS library needs no libc of its own, so the compiler for this machine does, and `musl-gcc` need
+    // not be there.
+    let compiler = format!("CC_{}", target.replace('-', "_"));
+    if env::var_os(&compiler).is_none() {
+        cargo.env(compiler, env::var_os("CC").unwrap_or_else(|| "cc".into()));
+    }
     for binary in BINARIES {
         cargo.args(["--package", binary]);
     }

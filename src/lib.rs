@@ -1,5 +1,5 @@
 //! The control plane of tpdocker: what the CLI does on the laptop. It never touches a packet; the data plane
-//! (`sidecar/`) does, and never talks to Docker or Kubernetes. They meet in `tpdocker-protocol`.
+//! (`sidecar/`) does, and knows neither Docker nor Kubernetes. They meet in `tpdocker-protocol`.
 //!
 //! In reading order:
 //! - [`cli`]: what was typed;

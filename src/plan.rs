@@ -2,6 +2,7 @@
 //! out in this order otherwise.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use serde::Serialize;
@@ -44,13 +45,15 @@ pub struct Found<'a> {
     pub app: &'a AppSpec,
     /// Its network.
     pub net: &'a NetSpec,
+    /// How long after its client is gone the proxy restores by itself, if it may.
+    pub letter: Option<Duration>,
     /// The pod's files, as the workload declares them.
     pub files: &'a FilesPlan,
 }
 
 /// The plan of `tpdocker run`.
 pub fn plan(found: Found<'_>) -> Plan {
-    let Found { cluster, stance, proxy: (proxy, notes), app, net, files } = found;
+    let Found { cluster, stance, proxy: (proxy, notes), app, net, letter, files } = found;
     let name = proxy.metadata.name.clone().unwrap_or_default();
     let step = |step, does: String| PlanStep { step, does };
     let mut steps = vec![step("cluster", cluster.to_string()), step("workload", describe(stance))];
@@ -68,11 +71,16 @@ pub fn plan(found: Found<'_>) -> Plan {
         step("sidecar", sidecar(net)),
         step("files", mounts(files)),
         step("tunnel", "port-forward to the proxy, admission by the session's key".into()),
-        step(
-            "app",
-            format!("run {} in the sidecar's network namespace with the pod's environment and files", app.image),
-        ),
     ]);
+    if let (Some(grace), Stance::Swap(_)) = (letter, stance) {
+        let objects = format!("create serviceaccount/{name}, role/{name} and rolebinding/{name}");
+        let what = "so that the proxy restores by itself when this process is gone for";
+        steps.push(step("letter", format!("{objects}, {what} {grace:?}")));
+    }
+    steps.push(step(
+        "app",
+        format!("run {} in the sidecar's network namespace with the pod's environment and files", app.image),
+    ));
     match stance {
         Stance::Swap(Workload { pod, replicas: number, .. }) => steps.extend([
             step("swap", format!("when the app listens on {}: scale the original to 0", ports(pod))),

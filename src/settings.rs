@@ -119,8 +119,8 @@ pub struct DoctorSettings {
 pub struct RbacSettings {
     /// The cluster.
     pub cluster: ClusterSettings,
-    /// What the Role is for; every workload when `None`.
-    pub swap: Option<RbacTarget>,
+    /// What the Role is for.
+    pub target: RbacTarget,
     /// Who is to have it.
     pub subjects: Vec<Subject>,
 }
@@ -128,10 +128,16 @@ pub struct RbacSettings {
 /// What a Role is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RbacTarget {
-    /// Every workload of a kind.
+    /// Swapping every workload, and whatever needs less.
+    Any,
+    /// Swapping every workload of a kind.
     Kind(TargetKind),
-    /// One workload.
-    One(SwapTarget),
+    /// Swapping one workload.
+    Swap(SwapTarget),
+    /// Sessions like this one.
+    Like(SwapTarget),
+    /// Sessions that only reach.
+    Outgoing,
 }
 
 /// Somebody whom RBAC knows.
@@ -241,6 +247,17 @@ impl Default for Hold {
     }
 }
 
+/// `--grace`: how long the proxy may be without this process before it puts the workload back by itself; 0 for never.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grace(pub Duration);
+
+impl Default for Grace {
+    /// Longer than networks and VPNs take to come back, shorter than a team waits for its service.
+    fn default() -> Self {
+        Self(Duration::from_mins(1))
+    }
+}
+
 /// `tpdocker run`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RunSettings {
@@ -258,6 +275,8 @@ pub struct RunSettings {
     pub net: NetSpec,
     /// `--hold`.
     pub hold: Hold,
+    /// `--grace`.
+    pub grace: Grace,
     /// `--pod-volume`, by the volume's or the claim's name.
     pub pod_volumes: BTreeMap<String, VolumeChoice>,
     /// Take the workload over from the session that holds it.

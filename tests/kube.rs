@@ -7,6 +7,8 @@ mod connecting;
 mod doctor;
 #[path = "kube/holding.rs"]
 mod holding;
+#[path = "kube/letter.rs"]
+mod letter;
 #[path = "plan/support.rs"]
 mod manifests;
 #[path = "kube/others.rs"]

@@ -97,6 +97,12 @@ struct RbacArgs {
     /// What is to be swapped, as for `run`, or a kind of workload; everything when absent.
     #[arg(long, value_name = "[KIND/]NAME|KIND")]
     swap: Option<RbacTarget>,
+    /// What a session is to be like, as for `run`: it swaps nothing.
+    #[arg(long, value_name = "[KIND/]NAME", conflicts_with = "swap")]
+    like: Option<SwapTarget>,
+    /// For sessions that swap nothing and are like nothing.
+    #[arg(long, conflicts_with_all = ["swap", "like"])]
+    outgoing: bool,
     /// Bind it to this user; may be repeated.
     #[arg(long = "user", value_name = "NAME")]
     users: Vec<String>,
@@ -280,11 +286,17 @@ impl Cli {
 }
 
 impl From<RbacArgs> for RbacSettings {
-    fn from(RbacArgs { cluster, swap, users, groups, service_accounts, .. }: RbacArgs) -> Self {
+    fn from(RbacArgs { cluster, swap, like, outgoing, users, groups, service_accounts, .. }: RbacArgs) -> Self {
+        let target = match (swap, like) {
+            (Some(target), _) => target,
+            (None, Some(like)) => RbacTarget::Like(like),
+            (None, None) if outgoing => RbacTarget::Outgoing,
+            (None, None) => RbacTarget::Any,
+        };
         let users = users.into_iter().map(Subject::User);
         let groups = groups.into_iter().map(Subject::Group);
         let accounts = service_accounts.into_iter().map(Subject::ServiceAccount);
-        Self { cluster: cluster.into(), swap, subjects: users.chain(groups).chain(accounts).collect() }
+        Self { cluster: cluster.into(), target, subjects: users.chain(groups).chain(accounts).collect() }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::settings::{
-    AppSpec, ClusterSettings, Hold, InitContainers, Intent, NetSpec, OutputFormat, RunSettings, SwapTarget,
+    AppSpec, ClusterSettings, Grace, Hold, InitContainers, Intent, NetSpec, OutputFormat, RunSettings, SwapTarget,
     VolumeChoice,
 };
 
@@ -23,6 +23,7 @@ pub(super) struct Draft {
     pub(super) init_containers: InitContainers,
     pub(super) proxy_image: Option<String>,
     pub(super) hold: Hold,
+    pub(super) grace: Grace,
     pub(super) take_over: bool,
     pub(super) dry_run: bool,
     pub(super) pod_volumes: BTreeMap<String, VolumeChoice>,
@@ -61,6 +62,7 @@ impl Draft {
             app,
             net: self.net,
             hold: self.hold,
+            grace: self.grace,
             pod_volumes: self.pod_volumes,
             take_over: self.take_over,
             dry_run: self.dry_run,

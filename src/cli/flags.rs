@@ -138,6 +138,12 @@ pub static FLAGS: &[Flag] = &[
     ours("context", Value("NAME"), value::context, "Context of the kubeconfig; its current one when absent"),
     ours("proxy-image", Value("REF"), value::proxy_image, "Proxy image, when not the one that belongs to this binary"),
     ours("hold", Value("DURATION"), value::hold, "How long callers wait while the app restarts; 0 refuses (10s)"),
+    ours(
+        "grace",
+        Value("DURATION"),
+        value::grace,
+        "How long after this process is gone the proxy restores by itself; 0 never (1m)",
+    ),
     repeatable(on_sidecar(ours(
         "bypass",
         Value("CIDR"),

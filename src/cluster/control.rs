@@ -8,6 +8,7 @@ use ed25519_dalek::SigningKey;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tpdocker_protocol::admission::{AdmissionError, Challenge, Role};
 use tpdocker_protocol::control::{PodView, ProxyReply, ProxyRequest, ProxyStatus};
+use tpdocker_protocol::letter::Letter;
 use tpdocker_tunnel::messages::{MessageError, Messages};
 
 use super::carrier::PortForward;
@@ -109,14 +110,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlClient<S> {
 
     /// What the swapped container would see.
     pub async fn describe(&mut self) -> Result<PodView, ClusterError> {
-        answer_in_time(async {
-            self.messages.send(&ProxyRequest::Describe).await?;
-            match self.reply().await? {
-                ProxyReply::Pod(pod) => Ok(pod),
-                other => Err(unexpected(other)),
-            }
-        })
-        .await
+        match self.ask(ProxyRequest::Describe).await? {
+            ProxyReply::Pod(pod) => Ok(pod),
+            other => Err(unexpected(other)),
+        }
     }
 
     /// Asks for the proxy's status, which [`Self::status`] gives from here on.
@@ -134,12 +131,40 @@ impl<S: AsyncRead + AsyncWrite + Unpin> ControlClient<S> {
 
     /// Has the proxy hold new connections, and pass them on to one of the pods in `to` when there is one.
     pub async fn hand_over(&mut self, to: Vec<IpAddr>) -> Result<(), ClusterError> {
+        match self.ask(ProxyRequest::HandOver { to }).await? {
+            ProxyReply::HandedOver => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Leaves a letter with the proxy; from here on this connection is its client's.
+    pub async fn keep(&mut self, letter: Letter) -> Result<(), ClusterError> {
+        match self.ask(ProxyRequest::Keep(Box::new(letter))).await? {
+            ProxyReply::Kept => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Why the proxy could not post its letter at the moment.
+    pub async fn try_letter(&mut self) -> Result<Option<String>, ClusterError> {
+        match self.ask(ProxyRequest::Try).await? {
+            ProxyReply::Tried { failed } => Ok(failed),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Says that the client is there.
+    pub async fn there(&mut self) -> Result<(), ClusterError> {
+        match self.ask(ProxyRequest::There).await? {
+            ProxyReply::Heard => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    async fn ask(&mut self, request: ProxyRequest) -> Result<ProxyReply, ClusterError> {
         answer_in_time(async {
-            self.messages.send(&ProxyRequest::HandOver { to }).await?;
-            match self.reply().await? {
-                ProxyReply::HandedOver => Ok(()),
-                other => Err(unexpected(other)),
-            }
+            self.messages.send(&request).await?;
+            self.reply().await
         })
         .await
     }
@@ -154,6 +179,9 @@ fn unexpected(reply: ProxyReply) -> ClusterError {
         ProxyReply::Error { message } => message,
         ProxyReply::Pod(_) => "a description that nobody asked for".into(),
         ProxyReply::HandedOver => "an end that nobody asked for".into(),
+        ProxyReply::Kept | ProxyReply::Tried { .. } | ProxyReply::Heard => {
+            "news of a letter that nobody asked for".into()
+        }
         ProxyReply::Status(_) => "a status that nobody asked for".into(),
     };
     ProtocolError::Unexpected(text).into()

@@ -400,7 +400,7 @@ impl Explain for ClusterError {
 }
 
 fn restore_command(workload: &WorkloadRef) -> String {
-    format!("tpdocker restore -n {} {}/{}", workload.namespace, workload.kind.slug(), workload.name)
+    format!("tpdocker restore -n {} {}", workload.namespace, workload.slug())
 }
 
 /// `a`, `b` and 3 more.

@@ -15,8 +15,10 @@
 //! - [`mounts`]: what is mounted into the swapped container;
 //! - [`carrier`]: a byte pipe to the proxy, [`control`]: admission and requests on it, and [`files`]: the pod's files;
 //! - [`swap`]: record, scale, restore; [`presence`]: which pods still answer for the original; [`holders`]: who holds
-//!   what, and [`loss`]: a session that holds it no more, or shares it with what others make of it;
+//!   what, and [`loss`]: a session that holds it no more, or shares it with what others make of it; [`patience`]: what undoes
+//!   a swap, while nobody answers;
 //! - [`deciders`]: who else decides about the workload's replicas;
+//! - [`letter`]: what the proxy may do by itself when its session is gone;
 //! - [`inspect`] and [`pod_security`]: what `tpdocker doctor` wants to know;
 //! - [`error`]: what can go wrong and its cure.
 
@@ -31,9 +33,11 @@ pub mod files;
 pub mod fixture;
 pub mod holders;
 pub mod inspect;
+pub mod letter;
 pub mod loss;
 mod meanwhile;
 pub mod mounts;
+pub mod patience;
 pub mod pod_security;
 pub mod ports;
 pub mod presence;
@@ -55,10 +59,12 @@ pub use error::ClusterError;
 pub use files::FilesFeed;
 pub use fixture::FixtureKind;
 pub use holders::{Holder, Holders, Orphan, Other, ProxyState, Scope};
+pub use letter::Letterhead;
 pub use loss::Loss;
 pub use mounts::{PodMount, Source};
+pub use patience::patiently;
 pub use proxy::{Proxy, ProxyPod};
-pub use rights::Purpose;
+pub use rights::{Lacking, Purpose};
 pub use stance::{Likeness, ModelKind, PodModel, Stance};
 pub use swap::Restored;
 pub use template::{Note, ProxySpec, control_port, proxy_deployment};

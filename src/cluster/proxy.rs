@@ -30,6 +30,8 @@ pub struct Proxy {
     cluster: Cluster,
     /// Name of the Deployment.
     pub name: String,
+    /// Its `metadata.uid`.
+    pub uid: String,
     /// The session.
     pub session: String,
     container: String,
@@ -62,14 +64,15 @@ impl Cluster {
         let name = deployment.name_any();
         let session = deployment.labels().get(LABEL_SESSION).cloned().unwrap_or_default();
         let create = self.api::<Deployment>();
-        match self.ask("create the proxy", create.create(&PostParams::default(), deployment)).await {
-            Ok(_) => {}
+        let created = match self.ask("create the proxy", create.create(&PostParams::default(), deployment)).await {
+            Ok(created) => created,
             Err(ClusterError::Request { source: source @ Cause::Status { code: 403 | 422, .. }, .. }) => {
                 return Err(ClusterError::Proxy { reason: source.to_string(), cure: None });
             }
             Err(error) => return Err(error),
-        }
-        Ok(Proxy { cluster: self.clone(), name, session, container: container.to_owned() })
+        };
+        let uid = created.uid().unwrap_or_default();
+        Ok(Proxy { cluster: self.clone(), name, uid, session, container: container.to_owned() })
     }
 
     /// Deletes the proxy's Deployment `name` of `session` and waits until its pods are gone or going. What is missing
@@ -80,12 +83,7 @@ impl Cluster {
         session: &str,
         mut progress: impl FnMut(String),
     ) -> Result<(), ClusterError> {
-        let deployments = self.api::<Deployment>();
-        match self.ask("delete the proxy", deployments.delete(name, &DeleteParams::background())).await {
-            Ok(_) => {}
-            Err(error) if error.status() == Some(404) => {}
-            Err(error) => return Err(error),
-        }
+        self.delete_proxy_at_once(name).await?;
         let mut pods = Watched::new(self.api::<Pod>(), session_pods(session));
         let wait = async {
             loop {
@@ -101,6 +99,18 @@ impl Cluster {
         match tokio::time::timeout(DELETE_TIMEOUT, wait).await {
             Ok(outcome) => outcome,
             Err(_) => Err(ClusterError::request("see the proxy's pod go", Cause::Timeout(DELETE_TIMEOUT.as_secs()))),
+        }
+    }
+}
+
+impl Cluster {
+    /// Deletes the proxy's Deployment; its pods go after it. What is missing is gone.
+    pub async fn delete_proxy_at_once(&self, name: &str) -> Result<(), ClusterError> {
+        let deployments = self.api::<Deployment>();
+        match self.ask("delete the proxy", deployments.delete(name, &DeleteParams::background())).await {
+            Ok(_) => Ok(()),
+            Err(error) if error.status() == Some(404) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::settings::{Intent, SwapTarget, TargetKind};
 use super::connect::Cluster;
 use super::error::ClusterError;
 use super::fixture::FixtureKind;
+use super::letter::ROOT_CA;
 use super::role::role;
 use super::stance::{Likeness, ModelKind, Stance};
 use super::workload::{Kind, WorkloadRef};
@@ -49,6 +50,16 @@ const USEFUL: [(Row, &str); 2] = [
 /// Of no use but to know that an autoscaler is there; with what that is for.
 const USEFUL_TO_SWAP: (Row, &str) =
     (("autoscaling", "horizontalpodautoscalers", &["list"]), "the notice about an autoscaler of the workload");
+/// So that the proxy can put a workload back by itself: [`super::letter`]. Its Role may hold no right that the login has not.
+const FOR_LETTER: [(Row, Option<&str>); 5] = [
+    (("", "configmaps", &["get"]), Some(ROOT_CA)),
+    (("", "serviceaccounts", &["create"]), None),
+    (("", "serviceaccounts/token", &["create"]), None),
+    (("rbac.authorization.k8s.io", "rolebindings", &["create"]), None),
+    (("rbac.authorization.k8s.io", "roles", &["create"]), None),
+];
+/// What the rights for it are useful for.
+pub const LETTER: &str = "letting the proxy put the workload back when the session's machine is gone";
 
 /// On the workload that is swapped. A list or watch of one name counts as one of that name.
 const ON_WORKLOAD: &[&str] = &["get", "list", "patch", "watch"];
@@ -157,9 +168,8 @@ impl Purpose {
 // === impl Cluster ===
 
 impl Cluster {
-    /// Finds what is meant and checks every right that a session needs for it. With a notice about rights that are missing
-    /// and not needed, or when the question itself is not allowed.
-    pub async fn find(&self, intent: &Intent) -> Result<(Stance, Option<String>), ClusterError> {
+    /// Finds what is meant and checks every right that a session needs for it. With what is missing and not needed.
+    pub async fn find(&self, intent: &Intent) -> Result<(Stance, Lacking), ClusterError> {
         let found = match intent {
             Intent::Swap(target) => self.resolve(target).await.map(|workload| {
                 let purpose = Purpose::of(target, &workload.reference);
@@ -173,19 +183,20 @@ impl Cluster {
         };
         match found {
             Ok((stance, purpose)) => {
-                let notice = self.check_rights(&purpose).await?;
-                Ok((stance, notice))
+                let lacking = self.check_rights(&purpose).await?;
+                Ok((stance, lacking))
             }
             Err(error) if error.status() == Some(403) => Err(self.missing_to_find(intent).await?.unwrap_or(error)),
             Err(error) => Err(error),
         }
     }
 
-    /// Asks for every right that `purpose` needs. `Ok(Some(notice))` as with [`Self::find`].
-    pub async fn check_rights(&self, purpose: &Purpose) -> Result<Option<String>, ClusterError> {
+    /// Asks for every right that `purpose` needs; what is missing and not needed.
+    pub async fn check_rights(&self, purpose: &Purpose) -> Result<Lacking, ClusterError> {
         let missing = match self.missing(&purpose.rules(self.minor())).await {
             Err(error) if error.status() == Some(403) => {
-                return Ok(Some("this login may not ask which rights it has; going on without knowing".into()));
+                let notice = "this login may not ask which rights it has; going on without knowing";
+                return Ok(Lacking { notice: Some(notice.into()), letter: Vec::new() });
             }
             answer => answer?,
         };
@@ -193,9 +204,12 @@ impl Cluster {
         if !needed.is_empty() {
             return Err(self.forbidden(needed, purpose));
         }
+        let (letter, useful): (Vec<_>, Vec<_>) = useful.into_iter().partition(|it| it.useful_for == Some(LETTER));
         let told: Vec<String> =
             useful.iter().filter_map(|it| Some(format!("{} ({})", it.text, it.useful_for?))).collect();
-        Ok((!told.is_empty()).then(|| format!("this login may not {}; a session works without", told.join(", "))))
+        let notice =
+            (!told.is_empty()).then(|| format!("this login may not {}; a session works without", told.join(", ")));
+        Ok(Lacking { notice, letter: letter.into_iter().map(|it| it.text).collect() })
     }
 
     /// Which rights were missing when what is meant was looked for; `None` when it was not for one of those that are
@@ -320,6 +334,25 @@ impl Cluster {
     }
 }
 
+/// Rights that a login has not, and that a session does without.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lacking {
+    /// About those of no other consequence, or that the question itself is not allowed.
+    pub notice: Option<String>,
+    /// Those without which the proxy cannot restore by itself: `verb resource.group` of each.
+    pub letter: Vec<String>,
+}
+
+impl Lacking {
+    /// All of it, for a person.
+    pub fn told(&self) -> Option<String> {
+        let letter = (!self.letter.is_empty())
+            .then(|| format!("this login may not {} ({LETTER}); a session works without", self.letter.join(", ")));
+        let told: Vec<String> = self.notice.iter().cloned().chain(letter).collect();
+        (!told.is_empty()).then(|| told.join("; "))
+    }
+}
+
 /// A right that is not there.
 struct Missing {
     /// `verb resource.group`.
@@ -337,8 +370,11 @@ impl Rules {
             self.add(group, resource, None, verbs);
         }
         self.of_proxy(minor);
-        let ((group, resource, verbs), useful_for) = USEFUL_TO_SWAP;
-        self.push(group, resource, verbs, Some(useful_for));
+        let (row, useful_for) = USEFUL_TO_SWAP;
+        self.push(row, None, Some(useful_for));
+        for (row, name) in FOR_LETTER {
+            self.push(row, name, Some(LETTER));
+        }
     }
 
     /// Of every session that is told a workload.
@@ -355,10 +391,10 @@ impl Rules {
         }
         if minor.is_none_or(|minor| minor >= PORT_FORWARD_CREATES) {
             let useful_for = minor.is_none().then_some("port-forwards, which need it from Kubernetes 1.35 on");
-            self.push("", "pods/portforward", &["create"], useful_for);
+            self.push(("", "pods/portforward", &["create"]), None, useful_for);
         }
-        for ((group, resource, verbs), useful_for) in USEFUL {
-            self.push(group, resource, verbs, Some(useful_for));
+        for (row, useful_for) in USEFUL {
+            self.push(row, None, Some(useful_for));
         }
     }
 
@@ -367,11 +403,12 @@ impl Rules {
         self.add("apps", &format!("{}/scale", kind.resource()), name, ON_SCALE);
     }
 
-    fn push(&mut self, group: &'static str, resource: &str, verbs: &[&'static str], useful_for: Option<&'static str>) {
+    fn push(&mut self, (group, resource, verbs): Row, name: Option<&str>, useful_for: Option<&'static str>) {
         if useful_for.is_none() {
-            return self.add(group, resource, None, verbs);
+            return self.add(group, resource, name, verbs);
         }
-        self.0.push(Rule { group, resource: resource.to_owned(), name: None, verbs: verbs.to_vec(), useful_for });
+        let (resource, name) = (resource.to_owned(), name.map(str::to_owned));
+        self.0.push(Rule { group, resource, name, verbs: verbs.to_vec(), useful_for });
     }
 
     /// What all objects of the resource are open to need not be said for one of them.

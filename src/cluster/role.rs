@@ -13,10 +13,12 @@ use super::rights::Purpose;
 /// The Role for `purpose`. `minor` is the server's release, where it is known.
 pub fn role(purpose: &Purpose, namespace: &str, minor: Option<u32>) -> String {
     let mut out = head("Role", purpose, namespace) + "rules:\n";
+    let mut told = None;
     for rule in purpose.rules(minor) {
-        if let Some(what) = rule.useful_for {
+        if let Some(what) = rule.useful_for.filter(|what| told != Some(*what)) {
             let _infallible = writeln!(out, "# Only for {what}:");
         }
+        told = rule.useful_for;
         let (group, resource) = (quoted(rule.group), quoted(&rule.resource));
         let _infallible = writeln!(out, "- apiGroups: [{group}]\n  resources: [{resource}]");
         if let Some(name) = &rule.name {

@@ -200,7 +200,7 @@ impl Stance {
     /// For people: `deployment/web`, `like deployment/web`, `only outgoing`.
     pub fn told(&self) -> String {
         match self {
-            Self::Swap(workload) => format!("{}/{}", workload.reference.kind.slug(), workload.reference.name),
+            Self::Swap(workload) => workload.reference.slug(),
             Self::Like(likeness) => format!("{LIKE}{}", likeness.of()),
             Self::Outgoing { .. } => ONLY_OUTGOING.to_owned(),
         }

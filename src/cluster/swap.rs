@@ -5,6 +5,7 @@
 //! step may be repeated: what is missing is already gone, what is done stays done. A conflict is never overwritten: the
 //! object is read again and the decision made anew.
 
+use std::future::Ready;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet, StatefulSet};
@@ -19,6 +20,7 @@ use super::connect::Cluster;
 use super::error::ClusterError;
 use super::holders::{ProxyState, Scope};
 use super::meanwhile::replicas_of;
+use super::patience::may_pass;
 use super::presence::Watched;
 use super::workload::{Kind, Workload, WorkloadRef};
 
@@ -135,9 +137,25 @@ impl Cluster {
         Ok(found.items.is_empty() && age.is_ok_and(|age| age.as_secs() > GHOST_AGE.as_secs().cast_signed()))
     }
 
-    /// Scales to `replicas` if the workload carries `session`'s record. On the way to 0 the record learns of the number that
-    /// somebody else, such as an autoscaler, has set since it was written.
+    /// Scales to `replicas` if the workload carries `session`'s record; as with [`Self::scale_or_learn`].
     pub async fn scale(&self, reference: &WorkloadRef, session: &str, replicas: i32) -> Result<(), ClusterError> {
+        for _ in 0..MAX_CONFLICTS {
+            if self.scale_or_learn(reference, session, replicas).await?.is_none() {
+                return Ok(());
+            }
+        }
+        Err(changed(reference, "changes all the time"))
+    }
+
+    /// Scales to `replicas` if the workload carries `session`'s record. On the way to 0 the record learns first of the
+    /// number that somebody else, such as an autoscaler, has set since it was written: then that is all that is done, and
+    /// who has told others of the record is given the new one.
+    pub async fn scale_or_learn(
+        &self,
+        reference: &WorkloadRef,
+        session: &str,
+        replicas: i32,
+    ) -> Result<Option<SwapRecord>, ClusterError> {
         for _ in 0..MAX_CONFLICTS {
             let now = self.moment(reference).await?;
             let record = match &now.record {
@@ -148,11 +166,11 @@ impl Cluster {
             if replicas == 0 && now.replicas != 0 && now.replicas != record.replicas {
                 let record = SwapRecord { replicas: now.replicas, ..record.clone() };
                 let text = serde_json::to_string(&record).map_err(|bad| changed(reference, &bad.to_string()))?;
-                self.annotate(reference, &now.resource_version, Some(text)).await?;
-                continue;
-            }
-            if now.replicas == replicas || self.set_scale(reference, &now.resource_version, replicas).await? {
-                return Ok(());
+                if self.annotate(reference, &now.resource_version, Some(text)).await? {
+                    return Ok(Some(record));
+                }
+            } else if now.replicas == replicas || self.set_scale(reference, &now.resource_version, replicas).await? {
+                return Ok(None);
             }
         }
         Err(changed(reference, "changes all the time"))
@@ -199,12 +217,30 @@ impl Cluster {
 
     /// Puts everything back from what the cluster remembers: replicas, then the proxy's end, then the record's. With
     /// `session`, another session's swap is left alone. `serving` is awaited each time that more of the original's pods are
-    /// ready, before the proxy goes. Goes on past a failed step and reports all that is left.
+    /// ready, before the proxy goes. Goes on past a step that is refused and reports all that is left; where there is no answer
+    /// it ends, to be repeated: the proxy shall not go before the original is back.
     pub async fn restore<S: Future<Output = ()>>(
         &self,
         reference: &WorkloadRef,
         session: Option<&str>,
         serving: impl FnMut() -> S,
+        progress: impl FnMut(String),
+    ) -> Result<Restored, ClusterError> {
+        self.undo(reference, session, Some(serving), progress).await
+    }
+
+    /// As [`Self::restore`] of `session`'s swap, without waiting for pods: neither for the original's to be ready nor for
+    /// the proxy's to go. Who calls in between is refused.
+    pub async fn restore_at_once(&self, reference: &WorkloadRef, session: &str) -> Result<Restored, ClusterError> {
+        self.undo(reference, Some(session), None::<fn() -> Ready<()>>, |_| {}).await
+    }
+
+    /// With `serving`, waits for pods.
+    async fn undo<S: Future<Output = ()>>(
+        &self,
+        reference: &WorkloadRef,
+        session: Option<&str>,
+        serving: Option<impl FnMut() -> S>,
         mut progress: impl FnMut(String),
     ) -> Result<Restored, ClusterError> {
         let now = match self.moment(reference).await {
@@ -233,23 +269,35 @@ impl Cluster {
                     let holder = self.swap_of(reference).await?;
                     return Ok(Restored { holder, ..Restored::nothing(back.replicas, back.ready) });
                 }
+                Err(error) if may_pass(&error) => return Err(error),
                 Err(error) => left.push(format!("scale to {}: {}", record.replicas, text_of(&error))),
             }
         }
-        if left.is_empty() {
+        let waits = serving.is_some();
+        if let Some(serving) = serving.filter(|_| left.is_empty()) {
             match self.wait_back(reference, serving, &mut progress).await {
                 Ok(ready) => back.ready = ready,
+                Err(error) if may_pass(&error) => return Err(error),
                 Err(error) => left.push(text_of(&error)),
             }
         }
-        if let Err(error) = self.delete_proxy(&record.proxy, &record.session, &mut progress).await {
-            left.push(format!("delete the proxy {}: {}", record.proxy, text_of(&error)));
+        let deleted = if waits {
+            self.delete_proxy(&record.proxy, &record.session, &mut progress).await
+        } else {
+            self.delete_proxy_at_once(&record.proxy).await
+        };
+        match deleted {
+            Err(error) if may_pass(&error) => return Err(error),
+            Err(error) => left.push(format!("delete the proxy {}: {}", record.proxy, text_of(&error))),
+            Ok(()) => {}
         }
         // The record stays as long as anything is left to do.
-        if left.is_empty()
-            && let Err(error) = self.forget(reference, &record.session).await
-        {
-            left.push(format!("remove the annotation {ANNOTATION_SWAP}: {}", text_of(&error)));
+        if left.is_empty() {
+            match self.forget(reference, &record.session).await {
+                Err(error) if may_pass(&error) => return Err(error),
+                Err(error) => left.push(format!("remove the annotation {ANNOTATION_SWAP}: {}", text_of(&error))),
+                Ok(()) => {}
+            }
         }
         if left.is_empty() {
             Ok(Restored { record: Some(record), ..Restored::nothing(back.replicas, back.ready) })
@@ -289,6 +337,8 @@ impl Cluster {
                 Ok(seen) => seen.map_err(|cause| ClusterError::request("watch the workload", cause))?,
                 Err(_) if ready > 0 => return Ok(ready),
                 Err(_) => {
+                    // Of a server that does not answer nothing was heard, and the pods may be ready.
+                    self.moment(reference).await?;
                     let what = format!("has no ready pod {} s after it was scaled back", READY_TIMEOUT.as_secs());
                     return Err(changed(reference, &what));
                 }

@@ -119,6 +119,13 @@ impl Kind {
     }
 }
 
+impl WorkloadRef {
+    /// `deployment/web`, as the command line takes it.
+    pub fn slug(&self) -> String {
+        format!("{}/{}", self.kind.slug(), self.name)
+    }
+}
+
 impl fmt::Display for WorkloadRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} `{}`", self.kind.as_str(), self.name)

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::undo;
 use crate::compose::attach::{Attachment, sidecar_name};
 use crate::compose::client::{Compose, ComposeError};
-use crate::compose::extension::SwapService;
+use crate::compose::extension::PodService;
 use crate::compose::project::Project;
 use crate::docker::{Engine, EngineError};
 use crate::error::{Bug, Error};
@@ -31,9 +31,7 @@ use crate::session::identity::Identity;
 use crate::session::rundir::{self, Known};
 use crate::session::signals::Signals;
 use crate::session::{Attached, Session, ending, environment, find, proxy_of};
-use crate::settings::{
-    AppSpec, ClusterSettings, ComposeAction, ComposeSettings, Hold, InitContainers, Intent, NetSpec, VolumeChoice,
-};
+use crate::settings::{AppSpec, ClusterSettings, ComposeAction, ComposeSettings, Hold, NetSpec, VolumeChoice};
 
 /// How long Compose may take from the end of a sidecar to its own, when it was Compose that stopped it: the time that
 /// other containers have to stop, and some.
@@ -49,7 +47,7 @@ pub async fn compose(settings: ComposeSettings, console: &Console) -> Result<u8,
     }
 }
 
-/// One swapped service.
+/// One service that runs as a pod.
 struct Member {
     service: String,
     session: Session,
@@ -94,17 +92,17 @@ async fn prepare(
     project: &Project,
     reporter: &Reporter,
 ) -> Result<(Engine, Vec<Member>), Error> {
-    let swaps = project.swaps()?;
+    let services = project.pod_services()?;
     let name = project.name()?;
     let engine = Engine::connect().await?;
     engine.ensure_sidecar_image(reporter).await?;
     let mut members = Vec::new();
-    for SwapService { service, swap, cluster, net, hold, pod_volumes } in swaps {
+    for PodService { service, intent, init_containers, cluster, net, hold, grace, pod_volumes } in services {
         let cluster = ClusterSettings {
             context: cluster.context.or_else(|| settings.cluster.context.clone()),
             namespace: cluster.namespace.or_else(|| settings.cluster.namespace.clone()),
         };
-        let found = Box::pin(find(&cluster, &Intent::Swap(swap), InitContainers::Run, reporter)).await?;
+        let found = Box::pin(find(&cluster, &intent, init_containers, reporter)).await?;
         // What is wrong with the choices shows here, before anything is changed.
         files::plan::plan(&files::declared(found.stance.pod()), &project.mounts_of(&service), &pod_volumes)?;
         let identity = Identity::new()?;
@@ -113,7 +111,7 @@ async fn prepare(
             reporter.notice(note.to_string());
         }
         let session = Session::new(identity, found, deployment, Some(name.to_owned()), reporter.clone())?;
-        let session = session.taking_over(settings.take_over);
+        let session = session.taking_over(settings.take_over).restored_after(grace);
         members.push(Member { service, session, hold, net, pod_volumes });
     }
     Ok((engine, members))
@@ -132,7 +130,9 @@ async fn attend(
         attached = try_join_all(members.iter().map(|member| async {
             let up = async {
                 let proxy = member.session.begin().await?;
-                member.session.attach(proxy).await
+                let attached = member.session.attach(proxy).await?;
+                member.session.entrust(&attached).await;
+                Ok::<_, Error>(attached)
             };
             tokio::select! {
                 up = up => up,

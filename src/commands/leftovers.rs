@@ -4,7 +4,7 @@
 use std::future::ready;
 
 use super::undo::{Failure, Left};
-use crate::cluster::{Cluster, ClusterError, Holders, Scope};
+use crate::cluster::{Cluster, ClusterError, Holders, Scope, patiently};
 use crate::docker::{Engine, EngineError};
 use crate::error::Error;
 use crate::event::Reporter;
@@ -15,9 +15,9 @@ use crate::settings::ClusterSettings;
 pub async fn clean(record: &SessionRecord, reporter: &Reporter) -> Result<(), Error> {
     let step = reporter.step("leftovers");
     step.progress(format!("{} died", record.told()));
-    match tokio::join!(containers(&record.session), cluster(record, |text| step.progress(text))) {
+    match tokio::join!(containers(&record.session), cluster(record, reporter, |text| step.progress(text))) {
         (Ok(_), Ok(())) => {}
-        (Err(engine), Ok(())) => return Err(Failure::Engine(engine).into()),
+        (Err(engine), Ok(())) => return Err(Failure::Engine { session: record.session.clone(), source: engine }.into()),
         (Ok(_), Err(source)) => return Err(Failure::Cluster { left: Left::of(record), source }.into()),
         (Err(engine), Err(cluster)) => return Err(Failure::Both { left: Left::of(record), engine, cluster }.into()),
     }
@@ -42,7 +42,7 @@ async fn containers(session: &str) -> Result<usize, EngineError> {
     Engine::connect().await?.remove_all_of(session).await
 }
 
-async fn cluster(record: &SessionRecord, mut progress: impl FnMut(String)) -> Result<(), ClusterError> {
+async fn cluster(record: &SessionRecord, reporter: &Reporter, progress: impl Fn(String)) -> Result<(), ClusterError> {
     let settings = ClusterSettings { context: Some(record.context.clone()), namespace: Some(record.namespace.clone()) };
     let cluster = match Cluster::connect(&settings).await {
         // With the namespace, all that was in it is gone.
@@ -55,14 +55,18 @@ async fn cluster(record: &SessionRecord, mut progress: impl FnMut(String)) -> Re
         let what = format!("its context `{context}` leads to {server}, and the session was at {wanted}");
         return Err(ClusterError::BadKubeconfig(what));
     }
+    patiently(|| put_back(&cluster, record, &progress), |why| reporter.warn(why)).await
+}
+
+async fn put_back(cluster: &Cluster, record: &SessionRecord, progress: &impl Fn(String)) -> Result<(), ClusterError> {
     let Holders { swaps, others, orphans } = cluster.holders(Scope::Namespace).await?;
     if let Some(holder) = swaps.iter().find(|holder| holder.record.session == record.session) {
-        cluster.restore(&holder.workload, Some(&record.session), || ready(()), &mut progress).await?;
+        cluster.restore(&holder.workload, Some(&record.session), || ready(()), progress).await?;
     }
     let proxies = orphans.iter().map(|orphan| (&orphan.name, &orphan.session));
     let proxies = proxies.chain(others.iter().map(|other| (&other.proxy, &other.session)));
     for (name, session) in proxies.filter(|(_, session)| **session == record.session) {
-        cluster.delete_proxy(name, session, &mut progress).await?;
+        cluster.delete_proxy(name, session, progress).await?;
     }
     Ok(())
 }

@@ -7,12 +7,12 @@ use std::future::ready;
 use futures_util::future::join_all;
 
 use super::{leftovers, undo};
-use crate::cluster::{Cluster, ClusterError, Holders, Scope, WorkloadRef};
+use crate::cluster::{Cluster, ClusterError, Holders, Scope, WorkloadRef, patiently};
 use crate::docker::Engine;
 use crate::error::Error;
 use crate::event::Reporter;
 use crate::output::Console;
-use crate::session::rundir::{self, Known};
+use crate::session::rundir::{self, Known, SessionRecord};
 use crate::settings::RestoreSettings;
 
 /// Carries out `tpdocker restore`.
@@ -30,17 +30,29 @@ pub async fn restore(settings: RestoreSettings, console: &Console) -> Result<u8,
 async fn one(cluster: &Cluster, reference: &WorkloadRef, reporter: &Reporter) -> Result<u8, Error> {
     let restored = put_back(cluster, reference, reporter).await?;
     cluster.delete_orphans_of(reference, |_| {}).await?;
-    let Some(session) = restored else { return Ok(0) };
-    rundir::forget(&session)?;
-    match Engine::connect().await {
-        Ok(engine) => match engine.remove_all_of(&session).await? {
-            0 => {}
-            count => reporter.notice(format!("{count} containers of the session were removed")),
-        },
-        // The session may have run elsewhere, and this machine may have no engine at all.
-        Err(error) => reporter.notice(format!("containers of the session were not looked for: {error}")),
+    if let Some(session) = restored {
+        rundir::forget(&session)?;
+        match Engine::connect().await {
+            Ok(engine) => match engine.remove_all_of(&session).await? {
+                0 => {}
+                count => reporter.notice(format!("{count} containers of the session were removed")),
+            },
+            // The session may have run elsewhere, and this machine may have no engine at all.
+            Err(error) => reporter.notice(format!("containers of the session were not looked for: {error}")),
+        }
+    }
+    // One that died when the workload was as it was already: before its record, or after it.
+    for Known { record, alive } in rundir::sessions()? {
+        if !alive && is_here(&record, cluster) && record.workload == reference.slug() {
+            leftovers::clean_machine(&record.session, reporter).await?;
+        }
     }
     Ok(0)
+}
+
+/// Whether the session was in the namespace that is being restored.
+fn is_here(record: &SessionRecord, cluster: &Cluster) -> bool {
+    record.server == cluster.facts().host && record.namespace == cluster.namespace()
 }
 
 /// Every swapped workload of the namespace at the same time, then the proxies of nobody, then what dead sessions on
@@ -67,8 +79,7 @@ async fn all(cluster: &Cluster, console: &Console) -> Result<u8, Error> {
         if alive || held.contains(&record.session) {
             continue;
         }
-        let here = record.server == cluster.facts().host && record.namespace == cluster.namespace();
-        if here {
+        if is_here(&record, cluster) {
             let cleaned = leftovers::clean_machine(&record.session, &reporter).await;
             outcome = undo::conclude(console, outcome, cleaned);
         } else {
@@ -91,7 +102,8 @@ async fn put_back(
     reporter: &Reporter,
 ) -> Result<Option<String>, ClusterError> {
     let step = reporter.step("restore");
-    let restored = cluster.restore(reference, None, || ready(()), |text| step.progress(text)).await?;
+    let restore = || cluster.restore(reference, None, || ready(()), |text| step.progress(text));
+    let restored = patiently(restore, |why| reporter.warn(why)).await?;
     let Some(record) = restored.record else {
         step.done(format!("{reference} is not swapped"));
         return Ok(None);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::undo;
 use crate::cluster::PodMount;
-use crate::docker::{App, Engine, Exit, Running, Sidecar, SidecarSpec, Stdio};
+use crate::docker::{App, Engine, Exit, Fate, Running, Sidecar, SidecarSpec, Stdio};
 use crate::error::{Error, HostError};
 use crate::event::Reporter;
 use crate::output::{Console, TerminalMode, result};
@@ -83,12 +83,14 @@ async fn prepare(settings: &RunSettings, output: OutputFormat, reporter: &Report
     let identity = Identity::new()?;
     let (deployment, notes) = proxy_of(&identity, &found.stance, settings.proxy_image.as_deref())?;
     if settings.dry_run {
+        let may_restore = !settings.grace.0.is_zero() && found.lacking.letter.is_empty();
         let plan = plan(plan::Found {
             cluster: found.cluster.facts(),
             stance: &found.stance,
             proxy: (deployment, notes),
             app,
             net: &settings.net,
+            letter: may_restore.then_some(settings.grace.0),
             files: &files,
         });
         result::report(output, &plan, || plan.to_text())?;
@@ -98,6 +100,7 @@ async fn prepare(settings: &RunSettings, output: OutputFormat, reporter: &Report
         reporter.notice(note.to_string());
     }
     let session = Session::new(identity, found, deployment, None, reporter.clone())?.taking_over(settings.take_over);
+    let session = session.restored_after(settings.grace);
     Ok(Some(Prepared { engine, session, stdio }))
 }
 
@@ -150,9 +153,14 @@ impl Work<'_> {
         };
         let (attached, (sidecar, files)) = tokio::try_join!(self.session.attach(proxy.clone()), sidecar)?;
         let dressed = files.dress(app, self.session.pod());
-        let (link, renewal) = tokio::try_join!(
+        let entrusted = async {
+            self.session.entrust(&attached).await;
+            Ok(())
+        };
+        let (link, renewal, ()) = tokio::try_join!(
             self.session.link(&attached, self.engine, net, *hold),
-            self.session.files(&attached, self.engine, &sidecar.id, files)
+            self.session.files(&attached, self.engine, &sidecar.id, files),
+            entrusted
         )?;
         let env = environment::merged(environment::of_pod(&attached.pod, self.session.pod().original()), app, net);
         let step = reporter.step("app");
@@ -210,6 +218,7 @@ impl Work<'_> {
         let mut swapped = false;
         let mut reader_gone = std::pin::pin!(running.reader_gone());
         let mut reading = true;
+        let mut ending = false;
         let mut deadline = std::pin::pin!(tokio::time::sleep(FAR));
         loop {
             tokio::select! {
@@ -231,12 +240,14 @@ impl Work<'_> {
                     return Err(lost.into());
                 }
                 lost = &mut sidecar_ended => {
-                    app.stop(STOP_GRACE).await?;
+                    stop(&app).await;
                     return Err(lost.into());
                 }
                 received = signals.next() => {
-                    app.signal(received.name()).await?;
-                    if received.ends() {
+                    // As `docker compose up` has it: the second one does not wait.
+                    let kill = ending && received.is_typed();
+                    app.signal(if kill { "SIGKILL" } else { received.name() }).await?;
+                    if received.ends() && !std::mem::replace(&mut ending, true) {
                         deadline.as_mut().reset(tokio::time::Instant::now() + STOP_GRACE);
                     }
                 }
@@ -255,8 +266,12 @@ impl Work<'_> {
     }
 
     fn ended(&self, exit: Exit) -> u8 {
-        if exit.oom_killed {
-            self.console.reporter().warn("the app was killed for want of memory");
+        match exit.fate {
+            Fate::Ended => {}
+            Fate::OutOfMemory => {
+                self.console.reporter().warn("the app was out of memory, and the kernel killed it");
+            }
+            Fate::Removed => self.console.reporter().warn("somebody removed the app's container"),
         }
         exit.code
     }

@@ -1,7 +1,12 @@
 //! The end of a session: containers gone, the original back. Tried to the end whatever fails on the way, and told as a
-//! list; safe to repeat.
+//! list; safe to repeat. Whoever does not want to wait says so with another Ctrl-C:
+//!
+//! ```text
+//! in order ──Ctrl-C──→ at once: no pod is waited for ──Ctrl-C, when that takes long──→ given up, with the command for the rest
+//! ```
 
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use crate::cluster::ClusterError;
 use crate::docker::{Engine, EngineError};
@@ -12,12 +17,25 @@ use crate::session::Session;
 use crate::session::rundir::SessionRecord;
 use crate::session::signals::Signals;
 
+/// How long an engine that does not answer is tried again: one that is restarted gives each container 10 s to end first.
+const ENGINE_BACK_WITHIN: Duration = Duration::from_mins(1);
+/// Between two tries.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
+/// What is done at once is done within a few round trips. A signal before that is the same wish: a key that is held
+/// repeats, and nobody shall give up by that.
+const AT_ONCE: Duration = Duration::from_secs(3);
+
 /// What could not be undone.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
     /// In the engine.
     #[error("containers of the session are left in the engine")]
-    Engine(#[source] EngineError),
+    Engine {
+        /// The session's id.
+        session: String,
+        /// Why.
+        source: EngineError,
+    },
     /// In the cluster.
     #[error("{left}")]
     Cluster {
@@ -83,16 +101,18 @@ impl Left {
     fn unfinished(&self) -> &'static str {
         match self {
             Self::Swapped { .. } => {
-                "the original was told to come back and was not waited for; the proxy is still there"
+                "the end was given up: the original may not be back, and the proxy may be there still"
             }
-            Self::Proxy { .. } => "the proxy's deletion was not waited for",
+            Self::Proxy { .. } => "the end was given up: the proxy may be there still",
         }
     }
 
-    fn warning(&self) -> &'static str {
+    fn hurried(&self) -> &'static str {
         match self {
-            Self::Swapped { .. } => "the original is being put back; once more, and it is left half done",
-            Self::Proxy { .. } => "the proxy is being deleted; once more, and it is not waited for",
+            Self::Swapped { .. } => {
+                "the original is put back at once, without waiting for its pods: who calls before one is ready is refused"
+            }
+            Self::Proxy { .. } => "the proxy is deleted, and its end is not waited for",
         }
     }
 }
@@ -109,18 +129,20 @@ impl fmt::Display for Left {
 impl Explain for Failure {
     fn code(&self) -> Code {
         match self {
-            Self::Engine(error) => error.code(),
+            Self::Engine { source, .. } => source.code(),
             Self::Cluster { .. } | Self::Both { .. } | Self::Impatient { .. } => Code::Restore,
         }
     }
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Engine(error) => error.hint(),
+            Self::Engine { session, source } => source.hint().or_else(|| Some(format!("tpdocker stop {session}"))),
             Self::Cluster { left: left @ Left::Proxy { .. }, .. }
             | Self::Both { left: left @ Left::Proxy { .. }, .. }
             | Self::Impatient { left } => Some(left.cure()),
-            Self::Cluster { source: error, .. } | Self::Both { cluster: error, .. } => error.hint(),
+            Self::Cluster { left, source: error } | Self::Both { left, cluster: error, .. } => {
+                error.hint().or_else(|| Some(left.cure()))
+            }
         }
     }
 }
@@ -138,7 +160,7 @@ pub fn conclude<T>(console: &Console, outcome: Result<T, Error>, undone: Result<
 }
 
 /// Puts the cluster back and, at the same time, removes the session's containers; with `keep_app` the user's own stays,
-/// as without `--rm`. A first signal meanwhile is answered with what is going on; a second one ends the waiting.
+/// as without `--rm`. A first Ctrl-C meanwhile has it done at once; one that comes when that takes long ends it.
 pub async fn containers_and_swap(
     engine: &Engine,
     session: &Session,
@@ -146,38 +168,65 @@ pub async fn containers_and_swap(
     signals: &mut Signals,
     reporter: &Reporter,
 ) -> Result<(), Failure> {
-    let id = session.identity.id.as_str();
-    let containers =
-        async { if keep_app { engine.remove_sidecar_of(id).await } else { engine.remove_all_of(id).await } };
-    let both = async { tokio::join!(containers, session.finish()) };
+    let both = async { tokio::join!(containers(engine, session, keep_app, reporter), session.end()) };
     tokio::pin!(both);
     let left = Left::of(&session.record);
-    let mut warned = false;
+    let mut hurried: Option<Instant> = None;
     loop {
         tokio::select! {
             (containers, cluster) = &mut both => {
                 let failure = match (containers, cluster) {
-                    (Ok(_), Ok(_)) => return Ok(()),
-                    (Err(engine), Ok(_)) => return Err(Failure::Engine(engine)),
-                    (Ok(_), Err(source)) => Failure::Cluster { left, source },
+                    (Ok(()), Ok(_)) => return Ok(()),
+                    (Err(source), Ok(_)) => Failure::Engine { session: session.record.session.clone(), source },
+                    (Ok(()), Err(source)) => Failure::Cluster { left, source },
                     (Err(engine), Err(cluster)) => Failure::Both { left, engine, cluster },
                 };
                 return Err(kept(session, failure));
             }
-            _ = signals.end() => {
-                if warned {
-                    return Err(kept(session, Failure::Impatient { left }));
+            received = signals.end() => match hurried {
+                _ if !received.is_typed() => {}
+                None => {
+                    hurried = Some(Instant::now());
+                    reporter.warn(left.hurried());
+                    session.hurry();
                 }
-                warned = true;
-                reporter.warn(left.warning());
+                Some(since) if since.elapsed() < AT_ONCE => {}
+                Some(_) => return Err(kept(session, Failure::Impatient { left })),
             }
         }
     }
 }
 
-/// What a session that swaps nothing leaves in the cluster is found by its record alone.
+/// Removes the session's containers, also from an engine that is just being restarted.
+async fn containers(
+    engine: &Engine,
+    session: &Session,
+    keep_app: bool,
+    reporter: &Reporter,
+) -> Result<(), EngineError> {
+    let id = session.identity.id.as_str();
+    let began = Instant::now();
+    let mut told = false;
+    loop {
+        let removed = if keep_app { engine.remove_sidecar_of(id).await } else { engine.remove_all_of(id).await };
+        match removed {
+            Err(error @ EngineError::Lost { .. }) if began.elapsed() < ENGINE_BACK_WITHIN && !session.is_hurried() => {
+                if !std::mem::replace(&mut told, true) {
+                    reporter.warn(format!("{error}; trying until it answers"));
+                }
+            }
+            removed => return removed.map(drop),
+        }
+        tokio::time::sleep(TRY_AGAIN).await;
+    }
+}
+
+/// What is left is found by the session's record, on this machine: in the engine, and in the cluster where nothing is
+/// swapped.
 fn kept(session: &Session, failure: Failure) -> Failure {
-    if !session.record.swaps() {
+    if !session.record.swaps()
+        || matches!(failure, Failure::Engine { .. } | Failure::Both { .. } | Failure::Impatient { .. })
+    {
         session.run_dir.keep();
     }
     failure

@@ -7,18 +7,23 @@ use serde_json::Value;
 
 use super::project::{ProjectError, texts};
 use crate::cli::bypass_network;
-use crate::settings::{ClusterSettings, Hold, NetSpec, SwapTarget, VolumeChoice};
+use crate::settings::{ClusterSettings, Grace, Hold, InitContainers, Intent, NetSpec, SwapTarget, VolumeChoice};
 
 /// The extension key of a service.
 pub(super) const EXTENSION: &str = "x-tpdocker";
+
 /// The value of `x-tpdocker`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Extension {
-    swap: String,
+    swap: Option<String>,
+    like: Option<String>,
+    #[serde(default, rename = "skip-init-containers")]
+    skip_init_containers: bool,
     namespace: Option<String>,
     context: Option<String>,
     hold: Option<String>,
+    grace: Option<String>,
     /// As `--bypass`.
     #[serde(default)]
     bypass: Vec<String>,
@@ -48,17 +53,21 @@ impl From<VolumeWord> for VolumeChoice {
     }
 }
 
-/// One service that is to be swapped in.
+/// One service that is to run as if it were a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SwapService {
+pub struct PodService {
     /// Its name.
     pub service: String,
-    /// What it replaces.
-    pub swap: SwapTarget,
+    /// What it is to the workloads of the cluster.
+    pub intent: Intent,
+    /// What becomes of the pod's init containers.
+    pub init_containers: InitContainers,
     /// Where.
     pub cluster: ClusterSettings,
     /// As for `tpdocker run --hold`.
     pub hold: Hold,
+    /// As for `tpdocker run --grace`.
+    pub grace: Grace,
     /// What the session has to know of the service's network; Compose sets it up.
     pub net: NetSpec,
     /// What it gets for volumes of the pod.
@@ -66,17 +75,29 @@ pub struct SwapService {
 }
 
 /// Reads what `extension`, the value of the key, wants for `service`.
-pub(super) fn swap_of(name: &str, service: &Value, extension: &Value) -> Result<SwapService, ProjectError> {
+pub(super) fn pod_service(name: &str, service: &Value, extension: &Value) -> Result<PodService, ProjectError> {
     let wrong = |source: Cause| ProjectError::Extension { service: name.into(), source };
     let extension: Extension = serde_json::from_value(extension.clone()).map_err(|error| wrong(error.into()))?;
     if let Some(mode) = service["network_mode"].as_str().filter(|mode| *mode != "bridge") {
         return Err(ProjectError::NetworkMode { service: name.into(), mode: mode.into() });
     }
-    Ok(SwapService {
+    let target = |text: String| text.parse::<SwapTarget>().map_err(|error| wrong(error.into()));
+    let intent = match (extension.swap, extension.like) {
+        (Some(_), Some(_)) => return Err(wrong("it is either `swap` or `like`".into())),
+        (Some(swap), None) => Intent::Swap(target(swap)?),
+        (None, Some(like)) => Intent::Like(target(like)?),
+        (None, None) => Intent::Outgoing,
+    };
+    Ok(PodService {
         service: name.into(),
-        swap: extension.swap.parse::<SwapTarget>().map_err(|error| wrong(error.into()))?,
+        intent,
+        init_containers: if extension.skip_init_containers { InitContainers::Skip } else { InitContainers::Run },
         cluster: ClusterSettings { context: extension.context, namespace: extension.namespace },
         hold: extension.hold.map_or(Ok(Hold::default()), |hold| hold.parse()).map_err(|error| wrong(error.into()))?,
+        grace: extension
+            .grace
+            .map_or(Ok(Grace::default()), |grace| grace.parse())
+            .map_err(|error| wrong(error.into()))?,
         net: NetSpec {
             add_hosts: texts(&service["extra_hosts"]),
             bypass: collected(extension.bypass.iter().map(|text| bypass_network(text))).map_err(wrong)?,

@@ -18,7 +18,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::attach::Attachment;
-use super::extension::{EXTENSION, SwapService, swap_of};
+use super::extension::{EXTENSION, PodService, pod_service};
 use crate::error::{Code, Explain};
 use crate::session::files::plan::UserMount;
 
@@ -27,7 +27,7 @@ use crate::session::files::plan::UserMount;
 pub enum ProjectError {
     /// No service is ours.
     #[error("no service of this Compose project has an {EXTENSION} key")]
-    NothingToSwap,
+    NoPodService,
     /// The extension's value is not understood.
     #[error("{EXTENSION} of service {service} is not understood")]
     Extension {
@@ -56,7 +56,7 @@ impl Explain for ProjectError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NothingToSwap | Self::Extension { .. } => {
+            Self::NoPodService | Self::Extension { .. } => {
                 Some(format!("give the service a key such as `{EXTENSION}: {{swap: NAME, namespace: staging}}`"))
             }
             Self::NetworkMode { .. } => Some("remove network_mode from the service".into()),
@@ -109,13 +109,13 @@ impl Project {
     }
 
     /// The services that carry `x-tpdocker`; at least one.
-    pub fn swaps(&self) -> Result<Vec<SwapService>, ProjectError> {
-        let swaps = self
+    pub fn pod_services(&self) -> Result<Vec<PodService>, ProjectError> {
+        let services = self
             .extensions
             .iter()
-            .map(|(name, extension)| swap_of(name, &self.model["services"][name], extension))
+            .map(|(name, extension)| pod_service(name, &self.model["services"][name], extension))
             .collect::<Result<Vec<_>, _>>()?;
-        if swaps.is_empty() { Err(ProjectError::NothingToSwap) } else { Ok(swaps) }
+        if services.is_empty() { Err(ProjectError::NoPodService) } else { Ok(services) }
     }
 
     /// Gives a service its sidecar.
@@ -154,11 +154,15 @@ pub(super) fn texts(list: &Value) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use serde_json::json;
 
     use super::*;
     use crate::compose::attach::NAMESPACE_KEYS;
-    use crate::settings::{AppSpec, MountKind, MountSpec, NetSpec, VolumeChoice};
+    use crate::settings::{
+        AppSpec, Grace, InitContainers, Intent, MountKind, MountSpec, NetSpec, SwapTarget, VolumeChoice,
+    };
 
     fn project(service: &Value) -> Project {
         let mut model = json!({"name": "shop", "services": {"web": service, "cache": {"image": "redis"}}});
@@ -250,7 +254,8 @@ mod tests {
     #[test]
     fn what_the_app_reaches_of_the_laptop_is_said_as_on_the_command_line() {
         let extension = json!({"swap": "s", "bypass": ["10.1.0.0/16"], "container-to-host": [9000, "9001:80"]});
-        let swaps = project(&json!({"extra_hosts": ["me=host-gateway"], "x-tpdocker": extension})).swaps().unwrap();
+        let swaps =
+            project(&json!({"extra_hosts": ["me=host-gateway"], "x-tpdocker": extension})).pod_services().unwrap();
         let NetSpec { bypass, host_ports, add_hosts, .. } = &swaps[0].net;
         assert_eq!(bypass[0].to_string(), "10.1.0.0/16");
         let ports: Vec<_> = host_ports.iter().map(|port| (port.container_port, port.host_port)).collect();
@@ -259,18 +264,39 @@ mod tests {
     }
 
     #[test]
+    fn a_service_swaps_is_like_or_only_reaches_as_on_the_command_line() {
+        let read = |extension| project(&json!({"x-tpdocker": extension})).pod_services().map(|mut all| all.remove(0));
+        let target = |name: &str| name.parse::<SwapTarget>().unwrap();
+        assert_eq!(read(json!({"swap": "s"})).unwrap().intent, Intent::Swap(target("s")));
+        let like = read(json!({"like": "ds/s:c", "skip-init-containers": true})).unwrap();
+        assert_eq!(like.intent, Intent::Like(target("ds/s:c")));
+        assert_eq!(like.init_containers, InitContainers::Skip);
+        let outgoing = read(json!({"namespace": "staging"})).unwrap();
+        assert_eq!((outgoing.intent, outgoing.init_containers), (Intent::Outgoing, InitContainers::Run));
+        assert!(matches!(read(json!({"swap": "s", "like": "s"})), Err(ProjectError::Extension { .. })));
+    }
+
+    #[test]
     fn a_project_without_the_key_with_an_unknown_key_or_without_a_namespace_of_its_own_is_refused() {
-        assert!(matches!(project(&json!({})).swaps(), Err(ProjectError::NothingToSwap)));
-        let hold = project(&json!({"x-tpdocker": {"swap": "s", "hold": "a while"}}));
-        assert!(matches!(hold.swaps(), Err(ProjectError::Extension { .. })));
-        let typo = project(&json!({"x-tpdocker": {"swap": "s", "namspace": "staging"}}));
-        assert!(matches!(typo.swaps(), Err(ProjectError::Extension { .. })));
-        for wrong in [json!({"swap": "s", "bypass": ["office"]}), json!({"swap": "s", "container-to-host": [0]})] {
-            assert!(matches!(project(&json!({"x-tpdocker": wrong})).swaps(), Err(ProjectError::Extension { .. })));
+        assert!(matches!(project(&json!({})).pod_services(), Err(ProjectError::NoPodService)));
+        for key in ["hold", "grace"] {
+            let wrong = project(&json!({"x-tpdocker": {"swap": "s", key: "a while"}}));
+            assert!(matches!(wrong.pod_services(), Err(ProjectError::Extension { .. })));
         }
-        let volumes = project(&json!({"x-tpdocker": {"swap": "s", "volumes": {"data": "copy"}}})).swaps().unwrap();
+        let grace = project(&json!({"x-tpdocker": {"swap": "s", "grace": "8h"}})).pod_services().unwrap();
+        assert_eq!(grace[0].grace, Grace(Duration::from_hours(8)));
+        let typo = project(&json!({"x-tpdocker": {"swap": "s", "namspace": "staging"}}));
+        assert!(matches!(typo.pod_services(), Err(ProjectError::Extension { .. })));
+        for wrong in [json!({"swap": "s", "bypass": ["office"]}), json!({"swap": "s", "container-to-host": [0]})] {
+            assert!(matches!(
+                project(&json!({"x-tpdocker": wrong})).pod_services(),
+                Err(ProjectError::Extension { .. })
+            ));
+        }
+        let volumes =
+            project(&json!({"x-tpdocker": {"swap": "s", "volumes": {"data": "copy"}}})).pod_services().unwrap();
         assert_eq!(volumes[0].pod_volumes, [("data".to_owned(), VolumeChoice::Copy)].into());
         let host = project(&json!({"network_mode": "host", "x-tpdocker": {"swap": "s"}}));
-        assert!(matches!(host.swaps(), Err(ProjectError::NetworkMode { .. })));
+        assert!(matches!(host.pod_services(), Err(ProjectError::NetworkMode { .. })));
     }
 }

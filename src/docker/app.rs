@@ -10,7 +10,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use bollard::errors::Error as ApiError;
-use bollard::models::{ContainerCreateBody, HostConfig, Mount, MountType};
+use bollard::models::{ContainerCreateBody, ContainerStateStatusEnum, HostConfig, Mount, MountType};
 use bollard::query_parameters::{
     CreateContainerOptions, KillContainerOptions, ResizeContainerTTYOptions, StopContainerOptions, WaitContainerOptions,
 };
@@ -48,8 +48,19 @@ pub struct App {
 pub struct Exit {
     /// Its exit code, 128 + N after signal N.
     pub code: u8,
-    /// The kernel killed it for want of memory.
-    pub oom_killed: bool,
+    /// What ended it.
+    pub fate: Fate,
+}
+
+/// What ended an app.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    /// Itself, or a signal.
+    Ended,
+    /// The kernel killed it: it needed more memory than its container, or the machine, has.
+    OutOfMemory,
+    /// Its container is gone, and so it is.
+    Removed,
 }
 
 /// A started app; dropping it detaches, and puts the terminal back.
@@ -132,7 +143,7 @@ impl App {
                 Ok(Err(error)) => return Err(lost_output(error)),
                 Err(error) => return Err(lost_output(error)),
             }
-            Ok(Exit { code, oom_killed: app.was_oom_killed().await })
+            Ok(Exit { code, fate: app.fate().await })
         }));
         Ok(Running { waiter, side: Some(side), reader_gone, _window: window })
     }
@@ -173,9 +184,21 @@ impl App {
         Ok(u8::try_from(code & 0xff).unwrap_or(u8::MAX))
     }
 
-    async fn was_oom_killed(&self) -> bool {
-        let found = self.engine.api.inspect_container(&self.id, None).await;
-        found.is_ok_and(|found| found.state.and_then(|state| state.oom_killed).unwrap_or(false))
+    async fn fate(&self) -> Fate {
+        use ContainerStateStatusEnum::{DEAD, REMOVING};
+
+        let state = match self.engine.api.inspect_container(&self.id, None).await {
+            Ok(found) => found.state.unwrap_or_default(),
+            Err(error) if is_missing(&error) => return Fate::Removed,
+            // An engine that does not answer is told by whatever needs it next.
+            Err(_) => return Fate::Ended,
+        };
+        match state.status {
+            // A forced removal kills first, and is under way.
+            Some(REMOVING | DEAD) => Fate::Removed,
+            _ if state.oom_killed == Some(true) => Fate::OutOfMemory,
+            _ => Fate::Ended,
+        }
     }
 
     async fn resize(&self, window: Window) {

@@ -84,6 +84,9 @@ impl Engine {
         let count = containers.len();
         for (_, id, name) in containers {
             if let Err(error) = self.remove_container(&id).await {
+                if refusal(&error).is_none() {
+                    return Err(EngineError::lost("removing the session's containers", error));
+                }
                 left.push(format!("container {name}: {error}"));
                 cures.push(format!("docker rm -f {name}"));
             }

@@ -36,7 +36,7 @@ mod streams;
 mod terminal;
 mod volumes;
 
-pub use app::{App, Exit, Running};
+pub use app::{App, Exit, Fate, Running};
 pub use engine::Engine;
 pub use error::EngineError;
 pub use images::ImageFacts;

@@ -64,9 +64,9 @@ fn rate(bytes: usize, time: Duration) -> String {
 async fn rights(cluster: &Cluster, settings: &DoctorSettings) -> (Line, Option<Stance>) {
     let found = match &settings.swap {
         Some(target) => {
-            cluster.find(&Intent::Swap(target.clone())).await.map(|(stance, notice)| (notice, Some(stance)))
+            cluster.find(&Intent::Swap(target.clone())).await.map(|(stance, lacking)| (lacking.told(), Some(stance)))
         }
-        None => cluster.check_rights(&Purpose::Kind(Kind::Deployment)).await.map(|notice| (notice, None)),
+        None => cluster.check_rights(&Purpose::Kind(Kind::Deployment)).await.map(|lacking| (lacking.told(), None)),
     };
     match found {
         Ok((Some(notice), stance)) => (Line::note("rights", notice), stance),

@@ -47,6 +47,12 @@ impl Access {
         self.pod.lock().await.name.clone()
     }
 
+    /// A control connection to the pod that answered last: who carries the tunnel looks for another.
+    pub async fn control_of_last(&self) -> Result<ControlClient<PortForward>, ClusterError> {
+        let pod = self.pod().await;
+        Ok(ControlClient::new(self.cluster.dial(&pod, self.port, self.identity(), Role::Control).await?))
+    }
+
     /// A control connection.
     pub async fn control(&self) -> Result<ControlClient<PortForward>, ClusterError> {
         Ok(ControlClient::new(self.open(Role::Control).await?))

@@ -7,8 +7,8 @@ use super::rundir::SessionRecord;
 use crate::error::{Code, Error, Explain};
 use crate::event::Reporter;
 
-/// How long a session may take: a restore waits for the original's pods.
-const SESSION_ENDS_WITHIN: Duration = Duration::from_mins(4);
+/// How long a session may take: a restore waits for the original's pods, and tries for ten minutes to reach the cluster.
+const SESSION_ENDS_WITHIN: Duration = Duration::from_mins(12);
 /// Between two looks whether it has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 

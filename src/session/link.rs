@@ -34,6 +34,10 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// Bytes in flight through the pump, each way: more than one round trip of a fast carrier needs, since both sides
 /// buffer in the kernel too.
 const PUMP_BUFFER: usize = 256 * 1024;
+/// A carrier that carries a tunnel does so after a round trip; the ends themselves take 15 s of silence for an end.
+const ATTACHED_WITHIN: Duration = Duration::from_secs(20);
+/// A carrier that ends in order does so within a round trip of its tunnel's end.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
 /// Time for a new pod to say its address: a round trip on a way that has just been built. The tunnel waits for it, so
 /// that the app's first connection has the right source.
 const DESCRIBED_WITHIN: Duration = Duration::from_secs(3);
@@ -85,7 +89,8 @@ impl Link {
         );
         let configured = keep_configured(plan.clone(), control, config_rx, status_tx);
         tokio::spawn(link.cancel.clone().run_until_cancelled_owned(configured));
-        tokio::spawn(link.cancel.clone().run_until_cancelled_owned(keep_carried(plan, first, config_tx, reporter)));
+        let carried = keep_carried(plan, first, config_tx, link.status.clone(), reporter);
+        tokio::spawn(link.cancel.clone().run_until_cancelled_owned(carried));
         let mut attached = link.status.clone();
         tokio::select! {
             attached = attached.wait_for(|status| status.attached) => {
@@ -117,23 +122,51 @@ impl Carrier {
         Ok(Self { cluster, sidecar })
     }
 
-    /// Pumps until one side ends; says why.
-    async fn pump(mut self) -> String {
-        match tokio::io::copy_bidirectional_with_sizes(&mut self.sidecar, &mut self.cluster, PUMP_BUFFER, PUMP_BUFFER)
-            .await
-        {
-            Ok(_) => "the connection was closed".into(),
-            Err(error) => error.to_string(),
+    /// Pumps until one side ends or nothing comes through; says why.
+    async fn pump(mut self, status_rx: watch::Receiver<SidecarStatus>) -> String {
+        let copied =
+            tokio::io::copy_bidirectional_with_sizes(&mut self.sidecar, &mut self.cluster, PUMP_BUFFER, PUMP_BUFFER);
+        tokio::select! {
+            copied = copied => match copied {
+                Ok(_) => "the connection was closed".into(),
+                Err(error) => error.to_string(),
+            },
+            () = given_up(status_rx) => "nothing comes through".into(),
         }
     }
 }
 
+/// Resolves when the sidecar has given the carrier up, which does not end by that: where packets are dropped, or the API
+/// server hangs, its other end never answers to anything.
+async fn given_up(mut status_rx: watch::Receiver<SidecarStatus>) {
+    let mut attached_within = ATTACHED_WITHIN;
+    loop {
+        let attached = timeout(attached_within, status_rx.wait_for(|status| status.attached)).await;
+        match attached.map(|attached| attached.is_ok()) {
+            Ok(true) => {}
+            // Nobody tells any more: the link ends.
+            Ok(false) => return std::future::pending().await,
+            Err(_) => return,
+        }
+        if status_rx.wait_for(|status| !status.attached).await.is_err() {
+            return std::future::pending().await;
+        }
+        attached_within = ENDS_WITHIN;
+    }
+}
+
 /// Pumps, and fetches the next carrier when one is lost. It may lead to another pod.
-async fn keep_carried(plan: LinkPlan, first: Carrier, config_tx: watch::Sender<SidecarConfig>, reporter: Reporter) {
+async fn keep_carried(
+    plan: LinkPlan,
+    first: Carrier,
+    config_tx: watch::Sender<SidecarConfig>,
+    status_rx: watch::Receiver<SidecarStatus>,
+    reporter: Reporter,
+) {
     let mut carrier = first;
     let mut pod = plan.access.pod().await;
     loop {
-        let reason = carrier.pump().await;
+        let reason = carrier.pump(status_rx.clone()).await;
         let lost = Instant::now();
         reporter.warn(format!("tunnel lost: {reason}; reconnecting"));
         carrier = fetch(&plan, &reporter).await;
@@ -236,4 +269,32 @@ async fn watched(plan: &LinkPlan, config: SidecarConfig) -> Result<Sidecar, Side
     let mut control = configured(plan, config).await?;
     control.watch().await?;
     Ok(control)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(attached: bool) -> SidecarStatus {
+        SidecarStatus { attached, ..SidecarStatus::default() }
+    }
+
+    async fn is_given_up(status_rx: &watch::Receiver<SidecarStatus>, within: Duration) -> bool {
+        timeout(within, given_up(status_rx.clone())).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_carrier_is_given_up_a_moment_after_its_tunnel_has_ended() {
+        let (status_tx, status_rx) = watch::channel(status(true));
+        assert!(!is_given_up(&status_rx, ENDS_WITHIN * 2).await, "while it carries");
+        let watched = tokio::spawn(given_up(status_rx.clone()));
+        tokio::task::yield_now().await;
+        status_tx.send_replace(status(false));
+        tokio::task::yield_now().await;
+        // What was told of the carrier before comes late.
+        status_tx.send_replace(status(true));
+        assert!(!is_given_up(&status_rx, ENDS_WITHIN * 2).await && !watched.is_finished());
+        status_tx.send_replace(status(false));
+        timeout(ENDS_WITHIN * 3, watched).await.expect("it is given up").unwrap();
+    }
 }

@@ -6,11 +6,13 @@
 //! is interrupted at any step ends like one that ran well, with [`Session::end`].
 
 pub mod access;
+mod end;
 pub mod ending;
 pub mod environment;
 pub mod files;
 pub mod host_ports;
 pub mod identity;
+pub mod letter;
 pub mod link;
 pub mod reach;
 pub mod rundir;
@@ -25,18 +27,20 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use tokio::sync::SetOnce;
+use tokio::sync::{SetOnce, watch};
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tpdocker_protocol::control::{PodView, PortFailure, SidecarConfig, SidecarStatus, SwapRecord};
 
 use self::access::Access;
 use self::identity::Identity;
+use self::letter::Keeping;
 use self::link::{Link, LinkPlan};
 use self::reach::Reach;
 use self::rundir::{RunDir, SessionRecord};
 use crate::cluster::{
-    Cluster, ClusterError, Note, PodModel, PodMount, Proxy, ProxySpec, Restored, Stance, Workload, control_port,
-    proxy_deployment,
+    Cluster, ClusterError, Lacking, Note, PodModel, PodMount, Proxy, ProxySpec, Restored, Stance, Workload,
+    control_port, proxy_deployment,
     swap::{Claimed, since_now},
 };
 use crate::docker::Engine;
@@ -44,7 +48,7 @@ use crate::error::{Bug, Error};
 use crate::event::{Reporter, Step};
 use crate::image;
 use crate::plan;
-use crate::settings::{ClusterSettings, Hold, InitContainers, Intent, NetSpec};
+use crate::settings::{ClusterSettings, Grace, Hold, InitContainers, Intent, NetSpec};
 
 /// How long the proxy's pod may take from its creation until it runs. Init containers of the original run first, and
 /// migrations take their time; a pod that cannot start is said long before.
@@ -66,6 +70,8 @@ pub struct Found {
     pub cluster: Cluster,
     /// What the session is to the workloads there.
     pub stance: Stance,
+    /// What the login may not, and the session does without.
+    pub lacking: Lacking,
 }
 
 /// Connects, finds what is meant, and checks the rights.
@@ -79,16 +85,16 @@ pub async fn find(
     let cluster = Cluster::connect(settings).await?;
     step.done(cluster.facts().to_string());
     let step = reporter.step("workload");
-    let (stance, notice) = cluster.find(intent).await?;
+    let (stance, lacking) = cluster.find(intent).await?;
     let stance = stance.with(init_containers);
-    if let Some(notice) = notice {
+    if let Some(notice) = &lacking.notice {
         reporter.notice(notice);
     }
     for notice in cluster.deciders(&stance).await? {
         reporter.notice(notice);
     }
     step.done(plan::describe(&stance));
-    Ok(Found { cluster, stance })
+    Ok(Found { cluster, stance, lacking })
 }
 
 /// A session with one proxy.
@@ -108,10 +114,18 @@ pub struct Session {
     reporter: Reporter,
     /// `--take-over`.
     take_over: bool,
+    /// `--grace`.
+    grace: Grace,
+    /// What is on the workload, once it is.
+    claimed: watch::Sender<Option<SwapRecord>>,
     /// The proxy's name, once it is there.
     begun: SetOnce<String>,
+    /// Keeps the proxy's letter good.
+    keeping: OnceLock<Keeping>,
     /// Somebody has deleted the workload.
     deleted: AtomicBool,
+    /// Somebody does not want to wait for the end.
+    haste: CancellationToken,
 }
 
 /// A proxy whose program answers.
@@ -165,7 +179,6 @@ impl Session {
         };
         run_dir.record(&record)?;
         let control_port = control_port(found.stance.pod());
-        let (waiting, take_over, begun, deleted) = (OnceLock::new(), false, SetOnce::new(), AtomicBool::new(false));
         Ok(Self {
             identity,
             run_dir,
@@ -173,11 +186,15 @@ impl Session {
             found,
             deployment,
             control_port,
-            waiting,
+            waiting: OnceLock::new(),
             reporter,
-            take_over,
-            begun,
-            deleted,
+            take_over: false,
+            grace: Grace::default(),
+            claimed: watch::Sender::default(),
+            begun: SetOnce::new(),
+            keeping: OnceLock::new(),
+            deleted: AtomicBool::new(false),
+            haste: CancellationToken::new(),
         })
     }
 
@@ -224,6 +241,7 @@ impl Session {
         let from = from.map(|it| format!(", taken over from {} (session {})", it.owner, it.session));
         let (session, owner, from) = (&record.session, &record.owner, from.unwrap_or_default());
         step.done(format!("session {session} of {owner}, {} to come back to{from}", record.replicas));
+        self.claimed.send_replace(Some(record));
         Ok(())
     }
 
@@ -328,7 +346,9 @@ impl Session {
             ready = attached.proxy.wait_ready(APP_LISTENS_WITHIN, |text| step.progress(text)) => { ready?; }
             never = self.tell_closed_ports(attached) => match never {},
         }
-        cluster.scale(&workload.reference, self.identity.id.as_str(), 0).await?;
+        while let Some(record) = cluster.scale_or_learn(&workload.reference, self.identity.id.as_str(), 0).await? {
+            self.rewrite_letter(record).await;
+        }
         cluster.wait_gone(workload, |text| step.progress(text)).await
     }
 
@@ -394,32 +414,23 @@ impl Session {
         }
     }
 
-    /// Puts the cluster back, from whatever step. `None` where nothing was to be swapped.
-    pub async fn end(&self) -> Result<Option<Restored>, ClusterError> {
-        match self.found.stance.workload() {
-            Some(workload) => self.restore(workload).await.map(Some),
-            None => self.leave().await.map(|()| None),
-        }
-    }
-
     /// Where nothing was swapped there is only the proxy.
-    async fn leave(&self) -> Result<(), ClusterError> {
-        let step = self.reporter.step("restore");
+    async fn leave(&self, step: &Step) -> Result<String, ClusterError> {
         self.found
             .cluster
             .delete_proxy(self.proxy_name(), self.identity.id.as_str(), |text| step.progress(text))
             .await?;
-        step.done("proxy deleted; nothing was swapped".to_owned());
-        Ok(())
+        Ok("proxy deleted; nothing was swapped".to_owned())
     }
 
-    async fn restore(&self, workload: &Workload) -> Result<Restored, ClusterError> {
-        let step = self.reporter.step("restore");
+    async fn restore(&self, workload: &Workload, step: &Step) -> Result<(String, Restored), ClusterError> {
         let reference = &workload.reference;
-        if self.deleted.load(Ordering::Relaxed) {
-            return self.leave_deleted(reference, step).await;
-        }
         let session = self.identity.id.as_str();
+        if self.deleted.load(Ordering::Relaxed) {
+            let proxy = self.proxy_name();
+            let deleted = self.found.cluster.delete_proxy(proxy, session, |text| step.progress(text)).await;
+            return self.end_without(reference, deleted);
+        }
         let restored = self
             .found
             .cluster
@@ -442,8 +453,7 @@ impl Session {
                 None => format!("{} is as it was", reference.name),
             }
         };
-        step.done(facts);
-        Ok(restored)
+        Ok((facts, restored))
     }
 
     /// The pod's `hostAliases`, as lines of `/etc/hosts`.

@@ -45,6 +45,12 @@ impl Received {
         !matches!(self, Self::User1 | Self::User2)
     }
 
+    /// It was typed, by a person who does not want to wait. The others come from programs, which send them together
+    /// (systemd's logout: SIGTERM and SIGHUP) or to a session that ends already (`tpdocker stop`).
+    pub fn is_typed(self) -> bool {
+        matches!(self, Self::Interrupt | Self::Quit)
+    }
+
     /// Exit code of a process that died of it, as shells report it: 128 + the number.
     pub fn exit_code(self) -> u8 {
         128 + match self {

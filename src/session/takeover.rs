@@ -64,6 +64,12 @@ impl Explain for Lost {
             Self::Undone { .. } | Self::Deleted { .. } => Code::Tunnel,
         }
     }
+
+    fn hint(&self) -> Option<String> {
+        matches!(self, Self::Undone { .. }).then(|| {
+            "the proxy does so itself when it was without this process for longer than --grace, as in a laptop's sleep".into()
+        })
+    }
 }
 
 impl Session {
@@ -98,22 +104,25 @@ impl Session {
         }
     }
 
-    /// Ends where the workload is gone, so that there is nothing to put back. Its namespace may be going too, and with that
-    /// the login's rights: then the proxy goes without this session's help.
-    pub(super) async fn leave_deleted(&self, workload: &WorkloadRef, step: Step) -> Result<Restored, ClusterError> {
-        let session = self.identity.id.as_str();
-        match self.found.cluster.delete_proxy(self.proxy_name(), session, |text| step.progress(text)).await {
-            Ok(()) => step.done(format!("{} is gone, proxy deleted", workload.name)),
+    /// The end where the workload is gone, so that there is nothing to put back, and `deleted` is what became of the proxy. The
+    /// namespace may be going too, and with that the login's rights: then the proxy goes without this session's help.
+    pub(super) fn end_without(
+        &self,
+        workload: &WorkloadRef,
+        deleted: Result<(), ClusterError>,
+    ) -> Result<(String, Restored), ClusterError> {
+        let facts = match deleted {
+            Ok(()) => format!("{} is gone, proxy deleted", workload.name),
             Err(error) if error.code() == Code::Forbidden => {
                 let (proxy, why) = (self.proxy_name(), Error::from(error).chain().join(": "));
                 self.reporter.warn(format!(
                     "the proxy, Deployment `{proxy}`, is left to the end of its namespace, if it is ending: {why}"
                 ));
-                step.done(format!("{} is gone", workload.name));
+                format!("{} is gone", workload.name)
             }
             Err(error) => return Err(error),
-        }
-        Ok(Restored::missing())
+        };
+        Ok((facts, Restored::missing()))
     }
 
     /// Deletes the proxies of whom the workload was taken from, once this session's answers.
@@ -122,25 +131,5 @@ impl Session {
             self.found.cluster.delete_orphans_of(workload, |text| step.progress(text)).await?;
         }
         Ok(())
-    }
-
-    /// [`Session::end`], and the end of whom the workload was being taken from: with the record gone, that session has no
-    /// claim any more. Somebody who has taken it over from this one meanwhile sees to that himself.
-    pub async fn finish(&self) -> Result<Option<Restored>, ClusterError> {
-        let ended = self.end().await;
-        let found = &self.found;
-        let still_there = !self.deleted.load(Ordering::Relaxed);
-        if let Some(workload) = found.stance.workload().filter(|_| self.take_over && still_there) {
-            let workload = &workload.reference;
-            let others = match found.cluster.swap_of(workload).await {
-                Ok(None) | Err(ClusterError::NotFound { .. }) => {
-                    found.cluster.delete_orphans_of(workload, |_| {}).await.map(drop)
-                }
-                Ok(Some(_)) => Ok(()),
-                Err(error) => Err(error),
-            };
-            return ended.and_then(|ended| others.map(|()| ended));
-        }
-        ended
     }
 }

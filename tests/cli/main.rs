@@ -66,6 +66,7 @@ fn a_wrong_command_line_has_a_message_a_hint_and_code_2() {
         &["run", "--swap", "rollout/web", "img"],
         &["run", "--take-over", "--like", "web", "img"],
         &["rbac", "--swap", "pod/web"],
+        &["rbac", "--like", "web", "--outgoing"],
         &["run", "--output=json", "--swap", "web", "-v", "~/src:/app", "img"],
     ];
     let mut all = String::new();
@@ -87,13 +88,16 @@ fn a_role_that_depends_on_nothing_in_the_cluster_is_printed_without_one() {
         "rbac-kind",
         told(&tpdocker(&["rbac", "-n", "staging", "--swap", "sts", "--group", "dev"]))
     );
+    insta::assert_snapshot!("rbac-like", told(&tpdocker(&["rbac", "-n", "staging", "--like", "ds/agent"])));
+    insta::assert_snapshot!("rbac-outgoing", told(&tpdocker(&["rbac", "-n", "staging", "--outgoing"])));
     insta::assert_snapshot!("rbac-any", told(&tpdocker(&["rbac", "-n", "staging"])));
     assert_eq!(
         tpdocker(&["rbac", "-n", "staging", "--swap", "svc"]).stdout,
         tpdocker(&["rbac", "-n", "staging"]).stdout,
         "any workload may be behind a Service"
     );
-    for needs_a_cluster in [&["rbac"][..], &["rbac", "-n", "staging", "--swap", "web"]] {
+    for needs_a_cluster in [&["rbac"][..], &["rbac", "-n", "staging", "--swap", "web"], &["rbac", "--like", "svc/web"]]
+    {
         assert_eq!(tpdocker(needs_a_cluster).status.code(), Some(81), "{needs_a_cluster:?}");
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nix::unistd::pipe;
-use tpdocker::docker::Stdio;
+use tpdocker::docker::{Fate, Stdio};
 use tpdocker::error::{Code, Explain};
 use tpdocker::settings::{AppSpec, MountKind, MountSpec};
 
@@ -37,7 +37,7 @@ async fn a_signal_reaches_the_app_and_one_that_kills_it_is_in_its_exit_code() {
     let mut running = app.run(Stdio::of_this_process().unwrap()).await.unwrap();
     app.signal("KILL").await.unwrap();
     let exit = running.wait().await.unwrap();
-    assert_eq!((exit.code, exit.oom_killed), (137, false));
+    assert_eq!((exit.code, exit.fate), (137, Fate::Ended));
 }
 
 #[tokio::test]

@@ -1,12 +1,15 @@
-//! `tpdocker compose up` and `down` on `compose-examples/hot-reload`.
+//! `tpdocker compose up` and `down`, on `compose-examples/hot-reload` unless a test says otherwise.
 
 use std::fs;
 use std::process::Command;
 
+use serde_json::{Value, json};
+
 use crate::support::{
-    PATIENCE, Tpdocker, assert_restored, copy_that_answers, get_from_a_pod, http_get, repo, staging, until,
-    until_answered_by, world,
+    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, copy_that_answers, get_from_a_pod, http_get, repo,
+    staging, until, until_answered_by, world,
 };
+use crate::swap::{SWAP, replicas};
 
 const FILE: &str = "compose-examples/hot-reload/compose.yaml";
 
@@ -69,5 +72,64 @@ fn compose_down_from_another_terminal_ends_the_session() {
     });
     Tpdocker::spawn(&mut compose(&["down"], source.path())).wait().code(0);
     session.wait();
+    assert_restored(&before);
+}
+
+#[test]
+fn compose_takes_a_workload_over_and_the_session_that_lost_it_ends() {
+    let _staging = staging();
+    let before = world();
+    let source = source();
+    let mut first = SWAP;
+    first[7] = "COPY=first";
+    let first = Tpdocker::start(&first);
+    first.says("is answered here");
+    let refused = Tpdocker::spawn(&mut compose(&["up"], source.path())).wait().code(89);
+    assert!(refused.stderr.contains("--take-over"), "{}", refused.stderr);
+
+    let second = Tpdocker::spawn(&mut compose(&["--take-over", "up"], source.path()));
+    let first = first.wait().code(89);
+    assert!(first.stderr.contains("was taken over by"), "{}", first.stderr);
+    until_answered_by("laptop");
+    assert_eq!(replicas(), "0");
+    second.interrupt();
+    until_answered_by("cluster");
+    Tpdocker::spawn(&mut compose(&["down"], source.path())).wait().code(0);
+    assert_restored(&before);
+}
+
+#[test]
+fn composed_services_are_like_a_workload_or_only_reach_and_swap_nothing() {
+    /// What the service sees, once; it runs on, as a service does.
+    const LOOK: &str = "import json, os, signal, urllib.request\n\
+        get = lambda url: json.load(urllib.request.urlopen(url, timeout=20))\n\
+        print('SAW', json.dumps({'copy': get('http://servicename.staging/')['copy'], 'user': os.environ.get('DATABASE_USER')}), flush=True)\n\
+        signal.sigwait([signal.SIGTERM])";
+    let _staging = staging();
+    let before = world();
+    let directory = tempfile::tempdir().unwrap();
+    let service = |extension: Value| json!({"image": SERVICE_IMAGE, "entrypoint": ["python3", "-u", "-c", LOOK], "x-tpdocker": extension});
+    let services = json!({
+        "alike": service(json!({"like": "servicename", "namespace": NAMESPACE, "skip-init-containers": true})),
+        "alone": service(json!({"namespace": NAMESPACE})),
+    });
+    let file = directory.path().join("compose.yaml");
+    fs::write(&file, json!({"name": "tpdocker-e2e-like", "services": services}).to_string()).unwrap();
+    let action = |action| Tpdocker::command(&["compose", "-f", file.to_str().unwrap(), action]);
+
+    let session = Tpdocker::spawn(&mut action("up"));
+    let saw = |who: &str| {
+        until(&format!("{who} to look around"), PATIENCE, || {
+            let said = session.stdout();
+            let line = said.lines().find(|line| line.contains(who) && line.contains("SAW {"));
+            line.map(str::to_owned).ok_or_else(|| session.stderr())
+        })
+    };
+    let (alike, alone) = (saw("alike-1"), saw("alone-1"));
+    assert!(alike.contains(r#""copy": "cluster""#) && !alike.contains(r#""user": null"#), "{alike}");
+    assert!(alone.contains(r#""copy": "cluster", "user": null"#), "{alone}");
+    assert_eq!(replicas(), "2");
+    session.interrupt();
+    Tpdocker::spawn(&mut action("down")).wait().code(0);
     assert_restored(&before);
 }

@@ -136,7 +136,9 @@ struct Watched {
 
 impl Watched {
     fn start() -> Self {
-        let flags = ["run", "--swap", "servicename", "-n", NAMESPACE, "--rm", "--name", APP, SERVICE_IMAGE];
+        // What is looked at here takes a while, in which the proxy is not to restore by itself.
+        let flags =
+            ["run", "--swap", "servicename", "--grace=10m", "-n", NAMESPACE, "--rm", "--name", APP, SERVICE_IMAGE];
         let session = Tpdocker::start(&flags);
         session.says("is answered here");
         let owner = docker(&["inspect", "-f", "{{.HostConfig.NetworkMode}}", APP]);

@@ -3,24 +3,33 @@
 //! `make test-e2e` sets both up. Each test compares the namespace and the engine before and after: whatever a session
 //! did, nothing of it may stay.
 
+mod app_ends;
 mod bad_input;
 mod compose;
 mod doctor;
+mod engine_restart;
 mod fail_closed;
 mod files;
 mod flags;
 mod gapless;
+mod gate;
 mod hold;
 mod hot_reload;
 mod images;
+mod interrupts;
+mod kills;
+mod letter;
 mod load;
 mod main_job;
 #[path = "../support/namespace.rs"]
 mod namespace;
+mod nodes;
 mod others;
+mod outages;
 mod outgoing;
 mod reach;
 mod recovery;
+mod relay;
 mod rights;
 mod sessions;
 mod support;

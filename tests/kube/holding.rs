@@ -123,7 +123,7 @@ async fn a_session_that_is_taken_over_learns_by_whom_and_neither_leaves_nor_take
         assert!(api(&cluster).get_opt(&first_proxy).await.unwrap().is_none(), "its proxy stays behind");
         assert!(api(&cluster).get_opt(&second_proxy).await.unwrap().is_some(), "the other's proxy is gone");
 
-        assert!(second.finish().await.unwrap().unwrap().record.is_some());
+        assert!(second.end().await.unwrap().unwrap().record.is_some());
         assert!(api(&cluster).get_opt(&second_proxy).await.unwrap().is_none());
     })
     .await;
@@ -151,7 +151,7 @@ async fn who_took_a_dead_session_over_removes_its_proxy_at_the_end() {
         let (second, _) = session(&cluster, &workload);
         let second = second.taking_over(true);
         second.begin().await.unwrap();
-        second.finish().await.unwrap();
+        second.end().await.unwrap();
         assert!(api(&cluster).get_opt(&dead_proxy).await.unwrap().is_none(), "it stays behind");
         let holders = cluster.holders(Scope::Namespace).await.unwrap();
         assert_eq!((holders.swaps, holders.orphans), (vec![], vec![]));
@@ -210,7 +210,7 @@ async fn a_session_that_swaps_nothing_has_a_proxy_of_its_own_and_learns_of_its_d
         let told = lost(&like).await;
         assert!(matches!(&told, Lost::Deleted { proxy } if *proxy == like_proxy), "{told:?}");
         for session in [&like, &alone] {
-            assert_eq!(session.finish().await.unwrap(), None);
+            assert_eq!(session.end().await.unwrap(), None);
         }
         assert_eq!(cluster.holders(Scope::Namespace).await.unwrap().others, []);
     })

@@ -262,7 +262,7 @@ async fn a_login_that_loses_its_rights_with_the_workload_ends_the_session_all_th
         while dev.swaps().await.is_ok() {
             assert!(began.elapsed() < PATIENCE, "the rights stay");
         }
-        assert_eq!(session.finish().await.unwrap(), Some(Restored::missing()));
+        assert_eq!(session.end().await.unwrap(), Some(Restored::missing()));
         assert!(api(&cluster).get_opt(&proxy).await.unwrap().is_some());
     })
     .await;

@@ -13,7 +13,7 @@ use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
 use kube::Api;
 use kube::api::PostParams;
 use serde_json::json;
-use tpdocker::cluster::rights::{Purpose, Rule};
+use tpdocker::cluster::rights::{LETTER, Purpose, Rule};
 use tpdocker::cluster::role::{binding, role};
 use tpdocker::cluster::{Cluster, ClusterError, FixtureKind, Stance};
 use tpdocker::error::{Code, Explain as _};
@@ -51,7 +51,7 @@ async fn finds(
 ) -> Result<Option<String>, ClusterError> {
     let began = Instant::now();
     loop {
-        let answer = dev.find(intent).await.map(|(_, notice)| notice);
+        let answer = dev.find(intent).await.map(|(_, lacking)| lacking.told());
         if expected(&answer) {
             return answer;
         }
@@ -63,7 +63,7 @@ async fn finds(
 /// All of a session that is done in the cluster; the mark after which no request may be refused. Before it other kinds
 /// of workload are looked for too, of which some may not be seen.
 async fn session(dev: &Cluster, intent: &Intent) -> usize {
-    let (stance, _) = dev.find(intent).await.unwrap();
+    let (stance, lacking) = dev.find(intent).await.unwrap();
     let found_at = requests::mark();
     assert_eq!(dev.deciders(&stance).await.unwrap(), [""; 0]);
     if matches!(stance, Stance::Swap(_)) {
@@ -73,12 +73,13 @@ async fn session(dev: &Cluster, intent: &Intent) -> usize {
     }
     let identity = Identity::new().unwrap();
     let (proxy, _) = proxy_of(&identity, &stance, None).unwrap();
-    let found = Found { cluster: dev.clone(), stance };
+    let found = Found { cluster: dev.clone(), stance, lacking };
     let reporter = Console::new(Box::new(std::io::sink()), Audience::Pipe).reporter();
     let session = Session::new(identity, found, proxy, None, reporter).unwrap();
     let proxy = session.begin().await.unwrap();
     let attached = session.attach(proxy).await.unwrap();
     assert!(!attached.pod.pod_ips.is_empty());
+    session.entrust(&attached).await;
     if let Stance::Swap(workload) = session.stance() {
         dev.scale(&workload.reference, session.identity.id.as_str(), 0).await.unwrap();
         dev.wait_gone(workload, |_| {}).await.unwrap();
@@ -100,7 +101,7 @@ fn assert_all_allowed(rules: &[Rule], requests: &[requests::Request]) {
 }
 
 fn assert_all_used(rules: &[Rule], requests: &[requests::Request]) {
-    for rule in rules.iter().filter(|rule| rule.useful_for.is_none()) {
+    for rule in rules.iter().filter(|rule| rule.useful_for.is_none_or(|useful_for| useful_for == LETTER)) {
         for verb in &rule.verbs {
             // A watch begins only where the first look was not enough; its right is needed all the same.
             let used = |request: &requests::Request| {
@@ -169,7 +170,7 @@ async fn the_printed_role_is_the_smallest(cluster: Cluster, intent: Intent) {
 }
 
 /// Gets the proxy image of the binary under test into the cluster, once for all tests.
-fn load_proxy_image() {
+pub fn load_proxy_image() {
     static LOADED: Once = Once::new();
     LOADED.call_once(|| {
         let mut image = tempfile::tempfile().unwrap();
@@ -304,7 +305,7 @@ async fn without_any_right_the_first_ones_are_named_with_a_role_that_suffices_fo
         for by in ["web", "web-public"] {
             finds(&dev, &Intent::Swap(target(by)), |answer| matches!(answer, Ok(None))).await.unwrap();
         }
-        assert!(rules.iter().all(|rule| rule.name.is_none()));
+        assert!(rules.iter().all(|rule| rule.name.is_none() || rule.useful_for == Some(LETTER)));
 
         let nobody: Api<RoleBinding> = Api::namespaced(cluster.client().clone(), cluster.namespace());
         nobody.delete("tpdocker", &kube::api::DeleteParams::default()).await.unwrap();

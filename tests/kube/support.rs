@@ -11,7 +11,7 @@ use kube::config::Kubeconfig;
 use kube::{Api, Client};
 use serde_json::json;
 use tpdocker::cluster::swap::since_now;
-use tpdocker::cluster::{Cluster, ProxySpec, Stance, Workload};
+use tpdocker::cluster::{Cluster, Lacking, ProxySpec, Stance, Workload};
 use tpdocker::output::{Audience, Console};
 use tpdocker::session::identity::Identity;
 use tpdocker::session::{Found, Session, proxy_of};
@@ -141,7 +141,7 @@ pub fn session_of(cluster: &Cluster, stance: Stance) -> (Session, String) {
     let identity = Identity::new().unwrap();
     let (proxy, _) = proxy_of(&identity, &stance, Some("example.com/nobody/has/this:1")).unwrap();
     let name = proxy.metadata.name.clone().unwrap();
-    let found = Found { cluster: cluster.clone(), stance };
+    let found = Found { cluster: cluster.clone(), stance, lacking: Lacking::default() };
     let reporter = Console::new(Box::new(std::io::sink()), Audience::Pipe).reporter();
     (Session::new(identity, found, proxy, None, reporter).unwrap(), name)
 }

@@ -16,6 +16,8 @@ pub const ROLE_PROXY: &str = "proxy";
 pub const ROLE_SIDECAR: &str = "sidecar";
 /// [`LABEL_ROLE`] of the user's container.
 pub const ROLE_APP: &str = "app";
+/// [`LABEL_ROLE`] of what lets the proxy post its letter: a `ServiceAccount`, a Role and its binding.
+pub const ROLE_LETTER: &str = "letter";
 /// Annotation on a swapped workload: a JSON [`crate::control::SwapRecord`], written before the first change.
 pub const ANNOTATION_SWAP: &str = "tpdocker.dev/swap";
 /// Annotation on the proxy's Deployment: who started its session, as `user@host`. With [`ANNOTATION_SINCE`] and
@@ -56,6 +58,10 @@ pub const HOST_PORT_REFUSED: u8 = 1;
 /// How long a proxy that is deleted goes on to pass callers on to the original, at most; its pod is given more before it
 /// is killed.
 pub const PROXY_DRAINS_WITHIN: Duration = Duration::from_secs(8);
+/// How often a client that has left a letter with the proxy says that it is there.
+pub const CLIENT_SPEAKS_EVERY: Duration = Duration::from_secs(5);
+/// A client that was silent for so long is gone, though its connection may look alive: the same as for the tunnel.
+pub const CLIENT_GONE_AFTER: Duration = Duration::from_secs(15);
 /// Name of the proxy's readiness socket in the pod's abstract Unix namespace. `tpdocker-proxy ready` connects to it,
 /// reads one byte (`1` ready, `0` not) and exits with 0 or 1; it is an exec probe, so nothing has to listen on the
 /// pod's address.

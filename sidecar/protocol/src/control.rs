@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::addr::Port;
 use crate::files::{FilesRequest, FilesSwap};
+use crate::letter::Letter;
 
 /// The largest message: an environment of a few thousand long variables fits with room to spare.
 pub const MAX_MESSAGE: usize = 16 << 20;
@@ -30,6 +31,14 @@ pub enum ProxyRequest {
     },
     /// Answered with [`crate::files::FilesEvent`]s; the connection carries nothing else from here on.
     Files(FilesRequest),
+    /// The letter to post once no client has been there for long, in the place of one that was given before. From here on
+    /// the connection is a client's: it counts as there until this connection ends, or carries nothing for
+    /// [`crate::contract::CLIENT_GONE_AFTER`]. Answered once with [`ProxyReply::Kept`].
+    Keep(Box<Letter>),
+    /// Posts the first request of the letter, which changes nothing. Answered once with [`ProxyReply::Tried`].
+    Try,
+    /// The client is there. Answered once with [`ProxyReply::Heard`].
+    There,
 }
 
 /// Proxy → CLI.
@@ -42,6 +51,15 @@ pub enum ProxyReply {
     Status(ProxyStatus),
     /// [`ProxyRequest::HandOver`] has been carried out.
     HandedOver,
+    /// [`ProxyRequest::Keep`] has been carried out.
+    Kept,
+    /// How [`ProxyRequest::Try`] went.
+    Tried {
+        /// Why the letter could not be posted at the moment, as a lowercase fragment.
+        failed: Option<String>,
+    },
+    /// [`ProxyRequest::There`] was heard.
+    Heard,
     /// The request failed.
     Error {
         /// Why, as a lowercase fragment.

@@ -11,7 +11,7 @@
 //! - [`errno`]: how a refused `connect()` travels;
 //! - [`admission`]: who may speak to a proxy;
 //! - [`control`]: requests of the CLI to the proxy and to the sidecar;
-//! - [`files`]: how the files of the pod travel;
+//! - [`files`]: how the files of the pod travel; [`letter`]: what a proxy does when the CLI is gone;
 //! - [`frame`]: the wire format between sidecar and proxy;
 //! - [`mux`]: streams, credit and scheduling over one carrier.
 
@@ -23,4 +23,5 @@ pub mod control;
 pub mod errno;
 pub mod files;
 pub mod frame;
+pub mod letter;
 pub mod mux;

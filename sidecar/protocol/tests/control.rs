@@ -1,10 +1,13 @@
 //! The control messages' framing: what is written is read, however it is cut, and what is not a message is refused.
 
+use std::time::Duration;
+
 use bytes::{BufMut, BytesMut};
 use proptest::prelude::*;
 use tpdocker_protocol::control::{
     ControlError, EnvVar, MAX_MESSAGE, PodView, ProxyReply, ProxyRequest, SidecarReply, SidecarRequest, decode, encode,
 };
+use tpdocker_protocol::letter::{Letter, LetterRequest, Method, Token};
 
 fn reply() -> impl Strategy<Value = ProxyReply> {
     let variable = ("[A-Z_]{1,8}", any::<String>()).prop_map(|(name, value)| EnvVar { name, value });
@@ -64,4 +67,33 @@ fn a_length_over_the_limit_is_refused_before_the_message_comes() {
     assert!(matches!(decode::<ProxyReply>(&mut bytes), Ok(None)));
     let reply = ProxyReply::Error { message: "x".repeat(MAX_MESSAGE) };
     assert!(matches!(encode(&reply), Err(ControlError::TooLarge(_))));
+}
+
+fn letter() -> impl Strategy<Value = Letter> {
+    let method = prop_oneof![Just(Method::Get), Just(Method::Patch), Just(Method::Delete)];
+    let request = (method, any::<String>(), any::<Option<String>>(), any::<String>(), any::<Vec<u16>>())
+        .prop_map(|(method, path, content_type, body, done)| LetterRequest { method, path, content_type, body, done });
+    let place = (any::<String>(), any::<u16>(), any::<String>(), any::<String>());
+    let times = (any::<u32>(), any::<u32>());
+    (place, times, prop::collection::vec(request, 0..4)).prop_map(
+        |((host, port, ca, token), (grace, valid), requests)| Letter {
+            host,
+            port,
+            ca,
+            token: Token(token),
+            grace: Duration::from_millis(grace.into()),
+            valid: Duration::from_millis(valid.into()),
+            requests,
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn a_letter_arrives_as_it_was_written_and_is_checked_without_a_panic(letter in letter()) {
+        let request = ProxyRequest::Keep(Box::new(letter.clone()));
+        let mut wire = BytesMut::from(&encode(&request).unwrap()[..]);
+        prop_assert_eq!(decode::<ProxyRequest>(&mut wire).unwrap(), Some(request));
+        let _whatever = letter.check();
+    }
 }

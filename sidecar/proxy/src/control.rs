@@ -1,11 +1,16 @@
 //! Answers to the CLI on an admitted control connection.
 
+use std::sync::Arc;
+
 use tokio::net::TcpStream;
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep_until};
+use tpdocker_protocol::contract::CLIENT_GONE_AFTER;
 use tpdocker_protocol::control::{ProxyReply, ProxyRequest, ProxyStatus};
 use tpdocker_tunnel::messages::{MessageError, Messages};
 
 use crate::handover::Handover;
+use crate::letterbox::{Lease, Letterbox};
 use crate::{files, pod};
 
 /// Serves one connection until the CLI is done with it.
@@ -13,12 +18,15 @@ pub(crate) async fn serve(
     connection: TcpStream,
     mut status_rx: watch::Receiver<ProxyStatus>,
     handover: &Handover,
+    letterbox: &Arc<Letterbox>,
 ) -> Result<(), MessageError> {
     let mut messages = Messages::new(connection);
     let mut watching = false;
+    let mut lease: Option<Lease> = None;
+    let mut heard = Instant::now();
     loop {
         tokio::select! {
-            request = messages.receive() => match request? {
+            request = messages.receive() => match request.inspect(|_| heard = Instant::now())? {
                 None => return Ok(()),
                 Some(ProxyRequest::Describe) => messages.send(&describe()).await?,
                 Some(ProxyRequest::Watch) => {
@@ -30,7 +38,22 @@ pub(crate) async fn serve(
                     messages.send(&ProxyReply::HandedOver).await?;
                 }
                 Some(ProxyRequest::Files(request)) => return files::serve(messages, request).await,
+                Some(ProxyRequest::Keep(letter)) => {
+                    // First, so that a letter whose client is there is never without it.
+                    lease.get_or_insert_with(|| letterbox.lease());
+                    let reply = match letterbox.keep(*letter) {
+                        Ok(()) => ProxyReply::Kept,
+                        Err(error) => ProxyReply::Error { message: error.to_string() },
+                    };
+                    messages.send(&reply).await?;
+                }
+                Some(ProxyRequest::Try) => messages.send(&ProxyReply::Tried { failed: letterbox.look().await }).await?,
+                Some(ProxyRequest::There) => messages.send(&ProxyReply::Heard).await?,
             },
+            () = sleep_until(heard + CLIENT_GONE_AFTER), if lease.is_some() => {
+                tracing::info!("the client says nothing any more");
+                return Ok(());
+            }
             changed = status_rx.changed(), if watching => {
                 if changed.is_err() {
                     return Ok(());

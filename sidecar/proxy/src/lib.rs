@@ -12,6 +12,7 @@
 //! - [`control`] — answers to the CLI, with [`pod`] for what the swapped container would see and [`files`] for its files;
 //! - [`session`] — one attached tunnel, with [`dial`], [`listeners`], [`udp`], [`ping`] and [`icmp`] for what it asks;
 //! - [`handover`] — who calls at the end of a session, with [`relay`];
+//! - [`letterbox`] — what is done when the CLI is gone for good, with [`post`];
 //! - [`status`] and [`ready`] — what the kubelet and the CLI are told.
 
 pub mod args;
@@ -21,9 +22,11 @@ mod files;
 mod gate;
 mod handover;
 mod icmp;
+mod letterbox;
 mod listeners;
 mod ping;
 mod pod;
+mod post;
 pub mod ready;
 mod relay;
 pub mod server;

@@ -14,6 +14,7 @@ use tpdocker_protocol::admission::Role;
 use tpdocker_tunnel::{Side, Tunnel};
 
 use crate::handover::Handover;
+use crate::letterbox::Letterbox;
 use crate::status::Status;
 use crate::{control, gate, ready, session};
 
@@ -76,6 +77,7 @@ struct Shared {
     control_port: u16,
     status: Arc<Status>,
     handover: Arc<Handover>,
+    letterbox: Arc<Letterbox>,
     attached: Mutex<Option<Attached>>,
 }
 
@@ -94,8 +96,9 @@ impl Server {
         let ready = ready::bind(&config.ready_socket)
             .map_err(|source| BindError::Ready { name: config.ready_socket.clone(), source })?;
         let status = Arc::new(Status::new(config.declared.clone()));
-        let (control_port, handover, attached) = (address.port(), Arc::default(), Mutex::default());
-        let shared = Arc::new(Shared { config, control_port, status, handover, attached });
+        let (control_port, handover, letterbox) = (address.port(), Arc::default(), Arc::default());
+        let shared = Shared { config, control_port, status, handover, letterbox, attached: Mutex::default() };
+        let shared = Arc::new(shared);
         Ok(Self { listener, address, ready, shared })
     }
 
@@ -110,6 +113,7 @@ impl Server {
         tokio::select! {
             () = accept(listener, Arc::clone(&shared)) => (),
             () = ready::serve(ready, Arc::clone(&shared.status)) => (),
+            () = shared.letterbox.run() => (),
             () = async { shutdown.await; shared.handover.drain(shared.status.ready()).await } => (),
         }
         shared.handover.release();
@@ -150,7 +154,9 @@ impl Shared {
         match role {
             Role::Tunnel => self.attach(connection).await,
             Role::Control => {
-                if let Err(error) = control::serve(connection, self.status.watch(), &self.handover).await {
+                if let Err(error) =
+                    control::serve(connection, self.status.watch(), &self.handover, &self.letterbox).await
+                {
                     tracing::info!("control connection: {error}");
                 }
             }

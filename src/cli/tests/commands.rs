@@ -101,10 +101,13 @@ fn a_role_is_for_everything_a_kind_or_a_workload_and_for_whom_it_is_may_be_said(
         Command::Rbac(rbac) => rbac,
         other => panic!("{other:?}"),
     };
-    assert_eq!(rbac(&[]).swap, None);
-    assert_eq!(rbac(&["--swap", "sts"]).swap, Some(RbacTarget::Kind(TargetKind::StatefulSet)));
+    assert_eq!(rbac(&[]).target, RbacTarget::Any);
+    assert_eq!(rbac(&["--swap", "sts"]).target, RbacTarget::Kind(TargetKind::StatefulSet));
+    assert_eq!(rbac(&["--outgoing"]).target, RbacTarget::Outgoing);
+    let RbacTarget::Like(like) = rbac(&["--like", "pod/web-0"]).target else { panic!("like") };
+    assert_eq!(like.name, "web-0");
     for (typed, kind) in [("web", None), ("deployment/deployment", Some(TargetKind::Deployment))] {
-        let Some(RbacTarget::One(target)) = rbac(&["--swap", typed]).swap else { panic!("{typed}") };
+        let RbacTarget::Swap(target) = rbac(&["--swap", typed]).target else { panic!("{typed}") };
         assert_eq!(target.kind, kind);
     }
     let it = rbac(&["--group", "dev", "--user", "ann", "--service-account", "ci", "--user", "bob"]);

@@ -7,7 +7,7 @@ use tpdocker_protocol::addr::Transport;
 use super::{env, failure, run, settings, wrong};
 use crate::cluster::FixtureKind;
 use crate::settings::{
-    Command, Hold, Intent, MountKind, MountSpec, Publish, PullPolicy, SwapTarget, TargetKind, VolumeChoice,
+    Command, Grace, Hold, Intent, MountKind, MountSpec, Publish, PullPolicy, SwapTarget, TargetKind, VolumeChoice,
 };
 
 #[test]
@@ -294,6 +294,11 @@ fn a_time_to_hold_has_units_and_a_limit() {
         assert!(wrong(&["--hold", typed, "img"]).contains("numbers with units"), "{typed}");
     }
     assert!(wrong(&["--hold=2h", "img"]).contains("at most an hour"));
+    assert_eq!(run(&["img"]).grace, Grace(Duration::from_mins(1)));
+    assert_eq!(run(&["--grace", "8h", "img"]).grace, Grace(Duration::from_hours(8)));
+    assert_eq!(run(&["--grace", "0", "img"]).grace, Grace(Duration::ZERO));
+    assert!(wrong(&["--grace=25h", "img"]).contains("at most 24 hours"));
+    assert!(wrong(&["--grace=soon", "img"]).contains("numbers with units"));
 }
 
 #[test]

@@ -2,16 +2,16 @@
 //! own. Each follows the docker CLI's own reading of the value, and refuses what the engine would refuse later wherever
 //! that can be seen without an engine.
 
+mod duration;
 mod env;
-mod hold;
 mod net;
 mod publish;
 mod reach;
 mod swap;
 mod volume;
 
+pub(super) use duration::{grace, hold};
 pub(super) use env::{env, env_file, label};
-pub(super) use hold::hold;
 pub(super) use net::{add_host, dns, hostname, network};
 pub(super) use publish::publish;
 pub use reach::bypass_network;

@@ -70,11 +70,11 @@ impl FromStr for RbacTarget {
     fn from_str(value: &str) -> Result<Self, ValueError> {
         let target = match kind(value) {
             Ok(kind) => Self::Kind(kind),
-            Err(_) => Self::One(value.parse()?),
+            Err(_) => Self::Swap(value.parse()?),
         };
         match target {
             Self::Kind(TargetKind::Fixture(kind))
-            | Self::One(SwapTarget { kind: Some(TargetKind::Fixture(kind)), .. }) => Err(ValueError::Unsupported {
+            | Self::Swap(SwapTarget { kind: Some(TargetKind::Fixture(kind)), .. }) => Err(ValueError::Unsupported {
                 what: format!("a {} cannot be swapped", kind.as_str()),
                 instead: INSTEAD.to_owned(),
             }),

@@ -88,6 +88,7 @@ pub fn control() -> Vec<Vec<u8>> {
     let messages = [
         control::encode(&ProxyRequest::Describe),
         control::encode(&ProxyRequest::Watch),
+        control::encode(&ProxyRequest::There),
         control::encode(&ProxyReply::Pod(pod)),
         control::encode(&ProxyReply::Status(ProxyStatus::default())),
         control::encode(&ProxyReply::Error { message: "no".into() }),

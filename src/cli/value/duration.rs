@@ -1,4 +1,4 @@
-//! `--hold`: a duration, as docker's own flags and Kubernetes write them (Go's `time.ParseDuration`, without fractions).
+//! `--hold` and `--grace`: durations, as docker's own flags and Kubernetes write them (Go's `time.ParseDuration`, without fractions).
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -7,13 +7,20 @@ use super::Applied;
 use crate::cli::Surroundings;
 use crate::cli::draft::Draft;
 use crate::cli::error::ValueError;
-use crate::settings::Hold;
+use crate::settings::{Grace, Hold};
 
 /// Nobody waits longer for an answer to a connection.
-const LONGEST: Duration = Duration::from_hours(1);
+const LONGEST_HOLD: Duration = Duration::from_hours(1);
+/// A laptop may sleep for a night; nobody leaves a service without an answer for longer, and tokens are to be short-lived.
+const LONGEST_GRACE: Duration = Duration::from_hours(24);
 
 pub(in crate::cli) fn hold(draft: &mut Draft, value: &str, _: &Surroundings) -> Applied {
     draft.hold = value.parse()?;
+    Ok(())
+}
+
+pub(in crate::cli) fn grace(draft: &mut Draft, value: &str, _: &Surroundings) -> Applied {
+    draft.grace = value.parse()?;
     Ok(())
 }
 
@@ -22,11 +29,24 @@ impl FromStr for Hold {
 
     /// `10s`, `1m30s`, `500ms`, `0`.
     fn from_str(value: &str) -> Result<Self, ValueError> {
-        match duration(value) {
-            Some(duration) if duration <= LONGEST => Ok(Self(duration)),
-            Some(_) => Err(ValueError::grammar("it is at most an hour")),
-            None => Err(ValueError::grammar("it is 0, or numbers with units, such as 10s, 500ms or 1m30s")),
-        }
+        bounded(value, LONGEST_HOLD, "it is at most an hour").map(Self)
+    }
+}
+
+impl FromStr for Grace {
+    type Err = ValueError;
+
+    /// As [`Hold`].
+    fn from_str(value: &str) -> Result<Self, ValueError> {
+        bounded(value, LONGEST_GRACE, "it is at most 24 hours").map(Self)
+    }
+}
+
+fn bounded(value: &str, longest: Duration, limit: &'static str) -> Result<Duration, ValueError> {
+    match duration(value) {
+        Some(duration) if duration <= longest => Ok(duration),
+        Some(_) => Err(ValueError::grammar(limit)),
+        None => Err(ValueError::grammar("it is 0, or numbers with units, such as 10s, 500ms or 1m30s")),
     }
 }
 

@@ -1,0 +1,277 @@
+//! The letter, posted to a real HTTPS server once the client is gone.
+
+mod support;
+
+use std::collections::VecDeque;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use support::{PATIENCE, Proxy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::crypto::ring;
+use tokio_rustls::rustls::pki_types::pem::PemObject as _;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tpdocker_protocol::contract::CLIENT_GONE_AFTER;
+use tpdocker_protocol::control::{ProxyReply, ProxyRequest};
+use tpdocker_protocol::letter::{Letter, LetterRequest, MAX_BODY, Method, Token};
+use tpdocker_tunnel::messages::Messages;
+
+const CA: &str = include_str!("tls/ca.pem");
+const OTHER_CA: &str = include_str!("tls/other-ca.pem");
+/// As long as a test takes: its client does not go.
+const NEVER: Duration = Duration::from_mins(10);
+const SOON: Duration = Duration::from_millis(300);
+/// Long enough to come back in, on a busy machine.
+const LATER: Duration = Duration::from_secs(2);
+
+/// What the server was asked.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    /// `PATCH /a`
+    line: String,
+    body: String,
+}
+
+/// An HTTPS server on 127.0.0.1 that answers with these statuses in turn, and with 200 after them; 0 hangs up.
+struct Server {
+    port: u16,
+    asked: mpsc::UnboundedReceiver<Asked>,
+}
+
+impl Server {
+    async fn start(statuses: &[u16]) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let certificates =
+            CertificateDer::pem_slice_iter(include_bytes!("tls/server.pem")).map(Result::unwrap).collect();
+        let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/server.key")).unwrap();
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(certificates, key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let mut statuses: VecDeque<u16> = statuses.to_vec().into();
+        let (asked_tx, asked) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            loop {
+                let (connection, _) = listener.accept().await.unwrap();
+                // A client that does not trust this server leaves during the handshake.
+                let Ok(mut stream) = acceptor.accept(connection).await else { continue };
+                let asked = read(&mut stream).await;
+                let status = statuses.pop_front().unwrap_or(200);
+                if asked_tx.send(asked).is_err() {
+                    return;
+                }
+                if status != 0 {
+                    let answer = format!("HTTP/1.1 {status} So\r\nContent-Length: 2\r\n\r\n{{}}");
+                    stream.write_all(answer.as_bytes()).await.unwrap();
+                    stream.flush().await.unwrap();
+                }
+            }
+        });
+        Self { port, asked }
+    }
+
+    async fn next(&mut self) -> Asked {
+        timeout(PATIENCE, self.asked.recv()).await.expect("a request in time").unwrap()
+    }
+
+    async fn lines(&mut self, number: usize) -> Vec<String> {
+        let mut lines = Vec::new();
+        for _ in 0..number {
+            lines.push(self.next().await.line);
+        }
+        lines
+    }
+
+    /// Nobody asks for as long as nothing would take.
+    async fn is_left_alone(&mut self) {
+        let asked = timeout(SOON * 4, self.asked.recv()).await;
+        assert!(asked.is_err(), "{asked:?}");
+    }
+}
+
+async fn read(stream: &mut (impl AsyncReadExt + Unpin)) -> Asked {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    assert_eq!(field("Authorization"), Some("Bearer t0ken"));
+    assert!(field("Host").unwrap().starts_with("127.0.0.1:"));
+    let length = field("Content-Length").map_or(0, |length| length.parse().unwrap());
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body).await.unwrap();
+    let line = head.lines().next().unwrap().strip_suffix(" HTTP/1.1").unwrap().to_owned();
+    Asked { line, body: String::from_utf8(body).unwrap() }
+}
+
+fn request(method: Method, path: &str, body: &str, done: &[u16]) -> LetterRequest {
+    let content_type = (!body.is_empty()).then(|| "application/json".to_owned());
+    LetterRequest { method, path: path.into(), content_type, body: body.into(), done: done.to_vec() }
+}
+
+fn letter(port: u16, grace: Duration) -> Letter {
+    Letter {
+        host: "127.0.0.1".into(),
+        port,
+        ca: CA.into(),
+        token: Token("t0ken".into()),
+        grace,
+        valid: NEVER,
+        requests: vec![
+            request(Method::Get, "/look", "", &[200]),
+            request(Method::Patch, "/a", "[1]", &[200, 404, 422]),
+            request(Method::Delete, "/b", "{}", &[200, 404]),
+        ],
+    }
+}
+
+const ALL: [&str; 4] = ["GET /look", "GET /look", "PATCH /a", "DELETE /b"];
+
+async fn ask(client: &mut Messages<TcpStream>, request: &ProxyRequest) -> ProxyReply {
+    client.send(request).await.unwrap();
+    timeout(PATIENCE, client.receive()).await.expect("an answer in time").unwrap().expect("an answer")
+}
+
+async fn keep(client: &mut Messages<TcpStream>, letter: Letter) {
+    assert_eq!(ask(client, &ProxyRequest::Keep(Box::new(letter))).await, ProxyReply::Kept);
+}
+
+async fn tried(client: &mut Messages<TcpStream>) -> Option<String> {
+    match ask(client, &ProxyRequest::Try).await {
+        ProxyReply::Tried { failed } => failed,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_letter_is_posted_in_order_once_its_client_is_gone() {
+    let (proxy, mut server) = (Proxy::start(Vec::new()).await, Server::start(&[]).await);
+    let mut client = proxy.control().await;
+    keep(&mut client, letter(server.port, SOON)).await;
+    assert_eq!(ask(&mut client, &ProxyRequest::There).await, ProxyReply::Heard);
+    server.is_left_alone().await;
+    drop(client);
+    assert_eq!(server.lines(2).await, ["GET /look"; 2]);
+    assert_eq!(server.next().await, Asked { line: "PATCH /a".into(), body: "[1]".into() });
+    assert_eq!(server.next().await, Asked { line: "DELETE /b".into(), body: "{}".into() });
+    // Once, and no more.
+    server.is_left_alone().await;
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_in_time_goes_on_and_its_next_letter_is_the_one_that_counts() {
+    let (proxy, mut server) = (Proxy::start(Vec::new()).await, Server::start(&[]).await);
+    let mut client = proxy.control().await;
+    keep(&mut client, letter(server.port, LATER)).await;
+    drop(client);
+    let mut client = proxy.control().await;
+    let mut next = letter(server.port, SOON);
+    next.requests[1].path = "/new".into();
+    keep(&mut client, next).await;
+    server.is_left_alone().await;
+    drop(client);
+    assert_eq!(server.lines(4).await, ["GET /look", "GET /look", "PATCH /new", "DELETE /b"]);
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_any_more_is_gone_though_its_connection_is_there() {
+    let (proxy, mut server) = (Proxy::start(Vec::new()).await, Server::start(&[]).await);
+    let mut client = proxy.control().await;
+    keep(&mut client, letter(server.port, Duration::ZERO)).await;
+    let began = Instant::now();
+    let asked = timeout(CLIENT_GONE_AFTER + PATIENCE, server.asked.recv()).await.expect("in time");
+    assert!(asked.is_some() && began.elapsed() > CLIENT_GONE_AFTER / 2, "{:?}", began.elapsed());
+    assert_eq!(client.receive::<ProxyReply>().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn what_is_not_done_is_posted_again_and_what_does_not_apply_any_more_is_passed_over() {
+    // The patch: a server that is not ready, one that hangs up, and a condition that does not hold.
+    let (proxy, mut server) = (Proxy::start(Vec::new()).await, Server::start(&[200, 200, 503, 0, 422, 404]).await);
+    let mut client = proxy.control().await;
+    keep(&mut client, letter(server.port, SOON)).await;
+    drop(client);
+    assert_eq!(server.lines(4).await, ["GET /look", "GET /look", "PATCH /a", "PATCH /a"]);
+    assert_eq!(server.lines(2).await, ["PATCH /a", "DELETE /b"]);
+    server.is_left_alone().await;
+}
+
+#[tokio::test]
+async fn a_server_that_was_away_gives_the_client_its_time_again() {
+    let proxy = Proxy::start(Vec::new()).await;
+    let mut server = Server::start(&[503]).await;
+    let mut client = proxy.control().await;
+    keep(&mut client, letter(server.port, LATER)).await;
+    drop(client);
+    assert_eq!(server.lines(2).await, ["GET /look"; 2]);
+    let mut client = proxy.control().await;
+    keep(&mut client, letter(server.port, LATER)).await;
+    server.is_left_alone().await;
+    drop(client);
+    assert_eq!(server.lines(4).await, ALL);
+}
+
+#[tokio::test]
+async fn a_letter_waits_for_its_server_until_its_token_has_run_out() {
+    let (proxy, mut server) = (Proxy::start(Vec::new()).await, Server::start(&[0, 0]).await);
+    let mut client = proxy.control().await;
+    keep(&mut client, letter(server.port, Duration::ZERO)).await;
+    assert!(tried(&mut client).await.is_some());
+    drop(client);
+    assert_eq!(server.lines(2).await, ["GET /look"; 2]);
+    assert_eq!(server.lines(4).await, ALL);
+
+    let mut client = proxy.control().await;
+    keep(&mut client, Letter { valid: Duration::ZERO, ..letter(server.port, Duration::ZERO) }).await;
+    drop(client);
+    server.is_left_alone().await;
+}
+
+#[tokio::test]
+async fn whether_the_server_can_be_reached_and_known_is_told_beforehand() {
+    let (proxy, mut server) = (Proxy::start(Vec::new()).await, Server::start(&[200, 403]).await);
+    let mut client = proxy.control().await;
+    assert_eq!(tried(&mut client).await.as_deref(), Some("there is no letter"));
+    keep(&mut client, letter(server.port, NEVER)).await;
+    assert_eq!(tried(&mut client).await, None);
+    let refused = tried(&mut client).await.unwrap();
+    assert!(refused.ends_with("answered GET /look with 403"), "{refused}");
+    assert_eq!(server.lines(2).await, ["GET /look"; 2]);
+
+    keep(&mut client, Letter { ca: OTHER_CA.into(), ..letter(server.port, NEVER) }).await;
+    let unknown = tried(&mut client).await.unwrap();
+    assert!(unknown.contains("certificate"), "{unknown}");
+    server.is_left_alone().await;
+}
+
+#[tokio::test]
+async fn a_letter_that_breaks_the_rules_is_refused_and_the_former_one_stays() {
+    let (proxy, mut server) = (Proxy::start(Vec::new()).await, Server::start(&[]).await);
+    let mut client = proxy.control().await;
+    keep(&mut client, letter(server.port, SOON)).await;
+    let mut large = letter(server.port, SOON);
+    large.requests[1].body = "b".repeat(MAX_BODY + 1);
+    let split = Letter { token: Token("a\r\nb".into()), ..letter(server.port, SOON) };
+    let no_pem = Letter {
+        ca: "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".into(),
+        ..letter(server.port, SOON)
+    };
+    let empty = Letter { requests: Vec::new(), ..letter(server.port, SOON) };
+    for bad in [large, split, no_pem, empty] {
+        let reply = ask(&mut client, &ProxyRequest::Keep(Box::new(bad))).await;
+        assert!(matches!(reply, ProxyReply::Error { .. }), "{reply:?}");
+    }
+    drop(client);
+    assert_eq!(server.lines(4).await, ALL);
+}

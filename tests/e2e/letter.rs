@@ -1,0 +1,149 @@
+//! A session whose machine is gone: the proxy puts the original back by itself, or says beforehand that it cannot.
+
+use std::path::Path;
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+
+use crate::support::{
+    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, World, apply, assert_restored, docker, kubeconfig,
+    kubeconfig_of_account, kubectl, staging, until, until_answered_by, world,
+};
+use crate::swap::replicas;
+
+const SWAP: [&str; 11] =
+    ["run", "--swap", "servicename", "--grace", "5s", "-n", NAMESPACE, "--rm", "-e", "COPY=laptop", SERVICE_IMAGE];
+const CANNOT: &str = "the proxy cannot put deployment/servicename back by itself";
+
+fn swap(kubeconfig: &Path) -> Tpdocker {
+    Tpdocker::spawn(Tpdocker::command(&SWAP).env("KUBECONFIG", kubeconfig))
+}
+
+/// The account `swapper`, with what of the printed Role is kept; removed after the test.
+fn with_role(kept: impl Fn(&str) -> String, test: impl Fn(&Path)) {
+    let config = kubeconfig_of_account("swapper");
+    let rbac = ["rbac", "-n", NAMESPACE, "--swap", "deployment/servicename", "--service-account", "swapper"];
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        apply(&kept(&Tpdocker::run(&rbac).code(0).stdout));
+        // RBAC's authorizer hears of a new Role by a watch.
+        until("the Role to be in force", PATIENCE, || {
+            let mut plan = SWAP.to_vec();
+            plan.insert(1, "--dry-run");
+            let tried = Tpdocker::spawn(Tpdocker::command(&plan).env("KUBECONFIG", config.path())).wait();
+            if tried.status.success() { Ok(()) } else { Err(tried.stderr) }
+        });
+        test(config.path());
+    }));
+    let name = "tpdocker-deployment-servicename";
+    for (kind, name) in
+        [("rolebinding", name), ("role", name), ("serviceaccount", "swapper"), ("secret", "swapper-token")]
+    {
+        kubectl(&["delete", kind, name, "--ignore-not-found"]);
+    }
+    if let Err(panic) = outcome {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// Kills a session and does nothing more in the cluster. What it left on this machine is not the proxy's to remove.
+fn comes_back_by_itself(kubeconfig: &Path) {
+    let session = swap(kubeconfig);
+    session.says("is answered here");
+    until_answered_by("laptop");
+    session.signal(Signal::SIGKILL);
+    let killed = Instant::now();
+    let ended = session.wait();
+    assert!(!ended.stderr.contains(CANNOT), "{}", ended.stderr);
+    until("the original to be scaled back", PATIENCE, || {
+        let replicas = replicas();
+        if replicas == "2" { Ok(()) } else { Err(replicas) }
+    });
+    let scaled = killed.elapsed();
+    until_answered_by("cluster");
+    println!("scaled back {scaled:.1?} after the kill, answers after {:.1?}", killed.elapsed());
+    until_nothing_is_left();
+}
+
+fn until_nothing_is_left() {
+    let ours = "deployments,pods,serviceaccounts,roles,rolebindings";
+    until("the session's objects to be gone", PATIENCE, || {
+        let left = kubectl(&["get", ours, "-l", "tpdocker.dev/session", "-o", "name"]);
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    });
+}
+
+fn clean_this_machine(before: &World) {
+    Tpdocker::run(&["stop"]).code(0);
+    assert_restored(before);
+}
+
+#[test]
+fn after_a_kill_the_proxy_puts_the_original_back_and_leaves_nothing() {
+    let _staging = staging();
+    let before = world();
+    comes_back_by_itself(&kubeconfig());
+    clean_this_machine(&before);
+}
+
+#[test]
+fn the_proxy_puts_back_the_number_that_somebody_set_before_the_swap() {
+    let _staging = staging();
+    let before = world();
+    let (app, script) = (
+        "tpdocker-e2e-letter",
+        "import pathlib, socket, time\n\
+         while not pathlib.Path('/tmp/go').exists(): time.sleep(0.05)\n\
+         s = socket.create_server(('', 8080)); time.sleep(600)",
+    );
+    let flags = ["run", "--swap", "servicename", "--grace", "5s", "-n", NAMESPACE, "--rm", "--name", app];
+    let session = Tpdocker::start(&[&flags[..], &["--entrypoint", "python3", SERVICE_IMAGE, "-c", script]].concat());
+    session.says("in container ");
+    kubectl(&["scale", "deployment", "servicename", "--replicas=3"]);
+    docker(&["exec", app, "touch", "/tmp/go"]);
+    session.says("is answered here");
+    session.signal(Signal::SIGKILL);
+    let ended = session.wait();
+    assert!(!ended.stderr.contains(CANNOT), "{}", ended.stderr);
+    until("the original to be scaled back to 3", PATIENCE, || {
+        let replicas = replicas();
+        if replicas == "3" { Ok(()) } else { Err(replicas) }
+    });
+    until_nothing_is_left();
+    kubectl(&["scale", "deployment", "servicename", "--replicas=2"]);
+    clean_this_machine(&before);
+}
+
+#[test]
+fn the_printed_role_lets_the_proxy_restore_too() {
+    let _staging = staging();
+    let before = world();
+    with_role(str::to_owned, comes_back_by_itself);
+    clean_this_machine(&before);
+}
+
+#[test]
+fn without_the_rights_for_it_a_session_says_that_the_proxy_cannot_restore_and_who_can() {
+    let _staging = staging();
+    let before = world();
+    // Its rules come last in the Role, in front of the binding.
+    let without = |printed: &str| {
+        let (needed, rest) = printed.split_once("# Only for letting the proxy").expect("the letter's rules");
+        let (_, binding) = rest.split_once("---\n").expect("the binding");
+        format!("{needed}---\n{binding}")
+    };
+    with_role(without, |kubeconfig| {
+        let session = swap(kubeconfig);
+        session.says("is answered here");
+        let ended = session.interrupt();
+        assert_eq!(ended.stderr.matches(CANNOT).count(), 1, "{}", ended.stderr);
+        for told in [
+            "this login may not get configmaps, create serviceaccounts, create serviceaccounts/token",
+            "tpdocker restore -n staging deployment/servicename",
+            "tpdocker rbac -n staging --swap deployment/servicename",
+            "servicename is back, 2/2 ready",
+        ] {
+            assert!(ended.stderr.contains(told), "{told:?} is not in:\n{}", ended.stderr);
+        }
+    });
+    assert_restored(&before);
+}
