@@ -30,8 +30,9 @@ impl Namespace {
             let names = kubectl(&["get", "serviceaccounts", "-o", "name"]);
             if names.contains("default") { Ok(()) } else { Err(names) }
         });
-        let caller = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "caller", "labels": { "app": "caller" } },
-                             "spec": { "terminationGracePeriodSeconds": 0, "containers": [sleeper()] } });
+        // With a token it would be refused until the controller has made one (before Kubernetes 1.24).
+        let spec = json!({ "terminationGracePeriodSeconds": 0, "automountServiceAccountToken": false, "containers": [sleeper()] });
+        let caller = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "caller", "labels": { "app": "caller" } }, "spec": spec });
         for object in objects.iter().chain([&caller]) {
             apply(object);
         }
