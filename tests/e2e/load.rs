@@ -62,7 +62,8 @@ threading.Event().wait()
 
 /// Requests in six threads, four of which take a new connection for each; until its standard input ends. A line for each
 /// 25 answers, and a report at the end. A request on a connection that the server had closed meanwhile is made
-/// again on a new one, as clients do (RFC 9112, section 9.3.1).
+/// again on a new one, as clients do (RFC 9112, section 9.3.1). All of it is slow enough not to use up the pod's ports: a
+/// port that is taken anew within seconds may be sent to a pod that has gone, by a node that remembers its last use.
 const LOAD: &str = r#"
 import collections, http.client, json, sys, threading, time
 stop, lock, answers, longest, failed = threading.Event(), threading.Lock(), collections.Counter(), 0.0, []
@@ -91,7 +92,7 @@ def load(keep):
             connection = None
             failed.append({"opened": opened, "ended": time.time(), "error": repr(error)})
         if not reused and connection: connection.close(); connection = None
-        time.sleep(0.005)
+        time.sleep(0.02)
 threads = [threading.Thread(target=load, args=(keep,)) for keep in (True, True, False, False, False, False)]
 for thread in threads: thread.start()
 sys.stdin.read(); stop.set()
