@@ -34,6 +34,7 @@ class Server(http.server.ThreadingHTTPServer):
     daemon_threads = False; request_queue_size = 1024
 def leave():
     told.wait()
+    began = time.time()
     if "finish" in sys.argv:
         leaving.set(); os.close(wake)
         server.shutdown()
@@ -46,7 +47,7 @@ def leave():
         server.server_close()
     else:
         server.socket.close()
-    print(f"left {time.time()}", flush=True)
+    print(f"left {began} {time.time()}", flush=True)
     if not again: os._exit(0)
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 told, again = threading.Event(), []
