@@ -3,15 +3,17 @@
 //! What a connection has to survive is the time in which nobody listens. What it cannot survive is the end of the process
 //! that has accepted it, or in whose backlog it waits: such a connection is cut in a pod as well. An app that answers whom
 //! it has accepted before it goes is restarted without a failed request. For one that just goes, a request may fail only
-//! if its connection is older than the moment in which the app says that it has closed its listening socket.
+//! if its connection is older than the moment in which the app says that it has closed its listening socket, and it fails
+//! while the app closes it or right behind.
 
 use crate::load::{APP, Load, Report};
 use crate::support::{
     NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, docker, get_from_a_pod, staging, until, world,
 };
 
-/// Restarts the app under load; gives what the callers met, and when the app had closed its listening socket.
-fn restart_under_load(how: &str) -> (Report, Vec<f64>) {
+/// Restarts the app under load; gives what the callers met, and when the app began to close its listening socket and when
+/// it had.
+fn restart_under_load(how: &str) -> (Report, Vec<(f64, f64)>) {
     const RESTARTS: usize = 3;
     /// Answers in a row, of which each takes a few tenths of a second.
     const SETTLED: usize = 5;
@@ -39,7 +41,11 @@ fn restart_under_load(how: &str) -> (Report, Vec<f64>) {
     load.goes_on();
     let report = load.end();
     let stdout = session.stdout();
-    let left: Vec<f64> = stdout.lines().filter_map(|line| line.strip_prefix("left ")?.parse().ok()).collect();
+    let left: Vec<(f64, f64)> = stdout
+        .lines()
+        .filter_map(|line| line.strip_prefix("left ")?.split_once(' '))
+        .map(|(began, ended)| (began.parse().unwrap(), ended.parse().unwrap()))
+        .collect();
     println!("{RESTARTS} restarts, {} requests, {} failed", report.answered(), report.failed.len());
     assert_eq!(left.len(), RESTARTS, "{stdout}");
     assert!(report.longest > 1.0, "the load has met no restart: {report:?}");
@@ -64,7 +70,7 @@ fn no_caller_is_refused_while_an_app_is_restarted_that_leaves_at_once() {
     for failed in &report.failed {
         let cut = left
             .iter()
-            .any(|moment| failed.opened <= *moment && (*moment..*moment + CUT_WITHIN).contains(&failed.ended));
+            .any(|(began, ended)| failed.opened <= *ended && (*began..*ended + CUT_WITHIN).contains(&failed.ended));
         let error = &failed.error;
         assert!(cut, "{error}: the connection was not that of a process that ended at one of {left:?}: {failed:?}");
     }

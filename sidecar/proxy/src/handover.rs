@@ -7,8 +7,7 @@
 //! A pod that is deleted gets connections for about a second more, until every node has heard of it
 //! (<https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-termination-flow>). So [`Handover::drain`] goes
 //! on until nobody has called for a while, also when it is another session's proxy or another pod that comes after this
-//! one. Connections that were passed on are then closed where nobody waits for an answer: for a client that keeps them for its
-//! next request, an end that it expects (RFC 9112, section 9.3.1).
+//! one. Connections are then closed where nobody waits for an answer ([`crate::parting`]).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +21,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tpdocker_protocol::contract::PROXY_DRAINS_WITHIN;
 
 use crate::listeners::Listeners;
+use crate::parting::Leaving;
 use crate::relay::{self, Traffic};
 
 /// A pod of the same cluster answers a SYN in a fraction of it; one that does not is gone, or out of reach.
@@ -36,7 +36,7 @@ pub(crate) struct Handover {
     to: watch::Sender<Option<Vec<IpAddr>>>,
     /// Connections that came so far.
     calls: watch::Sender<u64>,
-    /// Connections that are spliced or wait.
+    /// Connections that somebody is served on, or waits on.
     active: watch::Sender<usize>,
     leaving: watch::Sender<bool>,
     turn: AtomicUsize,
@@ -74,16 +74,26 @@ impl Handover {
         drop(self.kept.lock().unwrap_or_else(PoisonError::into_inner).take());
     }
 
+    /// Counts a connection as one that is waited for, until the guard is dropped.
+    pub(crate) fn counted(&self) -> Counted<'_> {
+        self.active.send_modify(|active| *active += 1);
+        Counted(&self.active)
+    }
+
+    /// Tells when the pod is leaving.
+    pub(crate) fn leaving(&self) -> Leaving {
+        self.leaving.subscribe()
+    }
+
     /// Splices a connection to `port` of the original, as soon as there is one. Resets it when no pod can be reached.
     pub(crate) async fn pass_on(&self, port: u16, caller: TcpStream) {
-        let _counted = Counted::new(&self.active);
         let named = |to: &Option<Vec<IpAddr>>| to.as_ref().is_some_and(|to| !to.is_empty());
         let to = match self.to.subscribe().wait_for(named).await {
             Ok(to) => to.clone().unwrap_or_default(),
             Err(_) => Vec::new(),
         };
         let outcome = match self.dial(&to, port).await {
-            Ok(pod) => relay::relay(caller, pod, self.leaving.subscribe()).await,
+            Ok(pod) => relay::relay(caller, pod, self.leaving()).await,
             Err(error) => {
                 relay::reset(&caller);
                 Err(error)
@@ -126,14 +136,8 @@ impl Handover {
     }
 }
 
-struct Counted<'a>(&'a watch::Sender<usize>);
-
-impl<'a> Counted<'a> {
-    fn new(active: &'a watch::Sender<usize>) -> Self {
-        active.send_modify(|active| *active += 1);
-        Self(active)
-    }
-}
+/// A connection that is waited for.
+pub(crate) struct Counted<'a>(&'a watch::Sender<usize>);
 
 impl Drop for Counted<'_> {
     fn drop(&mut self) {

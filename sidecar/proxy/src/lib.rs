@@ -11,7 +11,7 @@
 //! - [`gate`] — admission;
 //! - [`control`] — answers to the CLI, with [`pod`] for what the swapped container would see and [`files`] for its files;
 //! - [`session`] — one attached tunnel, with [`dial`], [`listeners`], [`udp`], [`ping`] and [`icmp`] for what it asks;
-//! - [`handover`] — who calls at the end of a session, with [`relay`];
+//! - [`handover`] — who calls at the end of a session or of the pod, with [`relay`] and [`parting`];
 //! - [`letterbox`] — what is done when the CLI is gone for good, with [`post`];
 //! - [`status`] and [`ready`] — what the kubelet and the CLI are told.
 
@@ -24,6 +24,7 @@ mod handover;
 mod icmp;
 mod letterbox;
 mod listeners;
+mod parting;
 mod ping;
 mod pod;
 mod post;

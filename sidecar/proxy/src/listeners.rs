@@ -7,17 +7,18 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tpdocker_protocol::addr::{ClusterAddr, Scope, Target};
-use tpdocker_tunnel::{Tunnel, splice};
+use tpdocker_tunnel::{Talk, Tunnel, splice_heard};
 
 use crate::handover::Handover;
-use crate::relay;
 use crate::task::OwnedTask;
+use crate::{parting, relay};
 
 /// Connections that the kernel holds before they are accepted; the kernel lowers it to `net.core.somaxconn`, which
 /// is 4096 by default. A burst must not see refusals that the app's own backlog would not have given.
@@ -117,6 +118,7 @@ async fn accept(listener: TcpListener, port: u16, tunnel: Tunnel, handover: Arc<
 }
 
 async fn deliver(tunnel: Tunnel, handover: Arc<Handover>, port: u16, peer: ClusterAddr, socket: TcpStream) {
+    let _counted = handover.counted();
     let opened = tokio::select! {
         biased;
         // Whoever still waits for the app is the original's.
@@ -125,7 +127,17 @@ async fn deliver(tunnel: Tunnel, handover: Arc<Handover>, port: u16, peer: Clust
     };
     match opened {
         Ok(stream) => {
-            let report = splice(stream, socket).await;
+            let talk = Talk::default();
+            let mut splicing = pin!(splice_heard(stream, &socket, &talk));
+            let report = tokio::select! {
+                report = &mut splicing => report,
+                () = parting::over(&talk, handover.leaving()) => {
+                    // An end for the caller, and for the app, which ends its side in turn.
+                    talk.end();
+                    parting::end(&socket);
+                    splicing.await
+                }
+            };
             tracing::debug!("connection from {} to port {port}: {report:?}", peer.0);
         }
         // It may be the tunnel that has just ended.

@@ -2,17 +2,13 @@
 
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::sync::watch;
-use tokio::time::sleep;
+use tpdocker_tunnel::Talk;
 
-/// Without a byte for so long after an answer, nobody waits for more of it.
-const IDLE: Duration = Duration::from_millis(300);
+use crate::parting::{self, Leaving};
 
 /// Bytes that were relayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,9 +19,9 @@ pub(crate) struct Traffic {
     pub(crate) down: u64,
 }
 
-/// Relays until both directions have ended; a failure of one side resets both. Once `leaving` is true, the connection
-/// is closed as soon as nobody waits for an answer on it.
-pub(crate) async fn relay(caller: TcpStream, server: TcpStream, leaving: watch::Receiver<bool>) -> io::Result<Traffic> {
+/// Relays until both directions have ended; a failure of one side resets both. When the pod is leaving, the connection is
+/// closed as soon as nobody waits for an answer on it.
+pub(crate) async fn relay(caller: TcpStream, server: TcpStream, leaving: Leaving) -> io::Result<Traffic> {
     caller.set_nodelay(true)?;
     server.set_nodelay(true)?;
     let talk = Talk::default();
@@ -35,7 +31,7 @@ pub(crate) async fn relay(caller: TcpStream, server: TcpStream, leaving: watch::
         let copied = pin!(tokio::io::copy_bidirectional(&mut caller, &mut server));
         tokio::select! {
             copied = copied => Some(copied),
-            () = talk.over(leaving) => None,
+            () = parting::over(&talk, leaving) => None,
         }
     };
     match outcome {
@@ -45,7 +41,10 @@ pub(crate) async fn relay(caller: TcpStream, server: TcpStream, leaving: watch::
             reset(&server.socket);
             Err(error)
         }
-        None => Ok(Traffic { up: talk.up.into_inner(), down: talk.down.into_inner() }),
+        None => {
+            parting::end(&caller.socket);
+            Ok(Traffic { up: talk.asked(), down: talk.answered() })
+        }
     }
 }
 
@@ -53,41 +52,6 @@ pub(crate) async fn relay(caller: TcpStream, server: TcpStream, leaving: watch::
 pub(crate) fn reset(socket: &TcpStream) {
     if let Err(error) = socket.set_zero_linger() {
         tracing::debug!("a socket had ended already: {error}");
-    }
-}
-
-/// What has been said, and by whom last.
-#[derive(Debug, Default)]
-struct Talk {
-    up: AtomicU64,
-    down: AtomicU64,
-    /// The caller spoke last, so it waits for an answer.
-    asked: AtomicBool,
-}
-
-impl Talk {
-    fn said(&self, length: usize, asks: bool) {
-        let counter = if asks { &self.up } else { &self.down };
-        counter.fetch_add(length as u64, Ordering::Relaxed);
-        self.asked.store(asks, Ordering::Relaxed);
-    }
-
-    fn total(&self) -> u64 {
-        self.up.load(Ordering::Relaxed) + self.down.load(Ordering::Relaxed)
-    }
-
-    /// Resolves when the proxy is leaving and nobody waits for an answer.
-    async fn over(&self, mut leaving: watch::Receiver<bool>) {
-        if leaving.wait_for(|leaving| *leaving).await.is_err() {
-            return std::future::pending().await;
-        }
-        loop {
-            let before = self.total();
-            sleep(IDLE).await;
-            if self.total() == before && !self.asked.load(Ordering::Relaxed) {
-                return;
-            }
-        }
     }
 }
 
@@ -104,11 +68,15 @@ impl AsyncRead for Heard<'_> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.asks && self.talk.is_held() {
+            // Nobody wakes it any more: the connection is about to end.
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.socket).poll_read(context, buffer))?;
         let length = buffer.filled().len() - before;
         if length > 0 {
-            self.talk.said(length, self.asks);
+            if self.asks { self.talk.ask(length) } else { self.talk.answer(length) }
         }
         Poll::Ready(Ok(()))
     }

@@ -4,13 +4,13 @@ mod support;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use support::{PATIENCE, Proxy, free_port, listen, listen_on, tcp};
+use support::{PATIENCE, Proxy, event, free_port, listen, listen_on, pair, tcp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tpdocker_protocol::addr::{Listener, Scope};
 use tpdocker_protocol::control::{ProxyReply, ProxyRequest};
-use tpdocker_tunnel::{Event, Events, Tunnel};
+use tpdocker_tunnel::{Event, Events, Tunnel, splice};
 
 /// Where the proxy listens: on this address alone, so that the original can have the same port beside it.
 const POD: Ipv4Addr = Ipv4Addr::LOCALHOST;
@@ -127,15 +127,76 @@ async fn another_tunnel_is_not_taken_any_more() {
     timeout(PATIENCE, tunnel.closed()).await.expect("it is closed");
 }
 
+/// Somebody who calls from the cluster, and his connection at the app.
+async fn call(events: &mut Events, port: u16) -> (TcpStream, TcpStream) {
+    let caller = TcpStream::connect((POD, port)).await.unwrap();
+    let Event::Open(pending) = event(events).await else { panic!("not a delivery") };
+    let (app, sidecar) = pair().await;
+    tokio::spawn(splice(pending.accept(), sidecar));
+    (caller, app)
+}
+
 #[tokio::test]
-async fn a_ready_pod_that_is_deleted_serves_who_still_comes_through_its_tunnel() {
+async fn a_ready_pod_that_is_deleted_serves_who_still_comes_and_ends_in_order_what_rests() {
     let port = free_port().await;
     let mut proxy = Proxy::start(vec![tcp(port)]).await;
     let (tunnel, mut events) = proxy.attach().await;
     listen(&tunnel, &mut events, &[tcp(port)]).await;
+    let (mut resting, mut rested) = call(&mut events, port).await;
     proxy.shutdown_tx.take().unwrap().send(()).unwrap();
-    let _caller = TcpStream::connect((POD, port)).await.unwrap();
-    let delivered = timeout(PATIENCE, events.next()).await.expect("in time");
-    assert!(matches!(delivered, Some(Event::Open(_))), "{delivered:?}");
+    let (mut caller, mut app) = call(&mut events, port).await;
+    caller.write_all(b"ask").await.unwrap();
+    assert_eq!(said(&mut app).await, *b"ask");
+    // Nobody waits on this one, so it ends, at both ends.
+    assert_eq!(timeout(PATIENCE, resting.read(&mut [0])).await.expect("in time").unwrap(), 0);
+    assert_eq!(timeout(PATIENCE, rested.read(&mut [0])).await.expect("in time").unwrap(), 0);
+    drop(rested);
+    assert!(!proxy.server.is_finished(), "somebody waits for an answer");
+    app.write_all(b"yes").await.unwrap();
+    assert_eq!(said(&mut caller).await, *b"yes");
+    assert_eq!(timeout(PATIENCE, caller.read(&mut [0])).await.expect("in time").unwrap(), 0);
+    drop(app);
+    timeout(PATIENCE, &mut proxy.server).await.expect("the server ends").unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_asks_all_the_time_is_answered_in_full_and_not_asked_for_twice() {
+    let port = free_port().await;
+    let mut proxy = Proxy::start(vec![tcp(port)]).await;
+    let (tunnel, mut events) = proxy.attach().await;
+    listen(&tunnel, &mut events, &[tcp(port)]).await;
+    let (mut caller, mut app) = call(&mut events, port).await;
+    proxy.shutdown_tx.take().unwrap().send(()).unwrap();
+    let asked = tokio::spawn(async move {
+        let mut asked = 0;
+        let mut request = [0; 3];
+        while app.read_exact(&mut request).await.is_ok() {
+            asked += 1;
+            // In two pieces with a pause between them.
+            app.write_all(b"y").await.unwrap();
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            app.write_all(b"es").await.unwrap();
+        }
+        asked
+    });
+    let mut answered = 0;
+    let ending = loop {
+        caller.write_all(b"ask").await.unwrap();
+        let mut answer = [0; 3];
+        let mut length = 0;
+        while length < answer.len() {
+            match timeout(PATIENCE, caller.read(&mut answer[length..])).await.expect("in time").unwrap_or(0) {
+                0 => break,
+                more => length += more,
+            }
+        }
+        if length < answer.len() {
+            break length;
+        }
+        answered += 1;
+    };
+    assert_eq!(ending, 0, "an answer was cut short");
+    assert!(answered > 10, "{answered}");
+    assert_eq!(timeout(PATIENCE, asked).await.expect("the app sees the end").unwrap(), answered);
     timeout(PATIENCE, &mut proxy.server).await.expect("the server ends").unwrap();
 }

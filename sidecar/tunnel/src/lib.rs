@@ -2,8 +2,8 @@
 //!
 //! The rules of the game are in [`tpdocker_protocol::mux`], which cannot do I/O; this crate moves its bytes and wakes
 //! whoever waits. In reading order: `core` is the state that all share and the waking; `carrier` holds the two tasks
-//! of a tunnel; `open`, `events` and `stream` are what the app sees; `splice` ties a stream to a socket; `buffers`
-//! keeps large reads from costing an allocation each. [`messages`] is apart: what the CLI says to either end.
+//! of a tunnel; `open`, `events` and `stream` are what the app sees; `splice` ties a stream to a socket, `talk` hears
+//! who speaks on it; `buffers` keeps large reads from costing an allocation each. [`messages`] is apart: what the CLI says to either end.
 //!
 //! ```text
 //! Stream::write ──▶ Mux ──poll_transmit──▶ writer task ──vectored write──▶ carrier
@@ -22,11 +22,13 @@ pub mod messages;
 mod open;
 mod splice;
 mod stream;
+mod talk;
 mod tunnel;
 
 pub use events::{Event, Events};
 pub use open::{OpenError, Pending};
-pub use splice::{SpliceReport, splice};
+pub use splice::{SpliceReport, splice, splice_heard};
 pub use stream::{ReadHalf, Stream, WriteHalf};
+pub use talk::Talk;
 pub use tpdocker_protocol::frame::{Datagram, Echo, Side};
 pub use tunnel::{Closed, Tunnel};

@@ -23,6 +23,7 @@ use tpdocker_protocol::errno::Errno;
 
 use crate::buffers::Buffers;
 use crate::stream::{ReadHalf, Stream, WriteHalf};
+use crate::talk::Talk;
 
 /// The first reads of a connection: most of them are small, and thousands of connections may be idle.
 const FIRST_READ: usize = 16 << 10;
@@ -36,7 +37,7 @@ const RESET_GRACE: Duration = Duration::from_secs(5);
 /// How a relayed connection went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SpliceReport {
-    /// Bytes from the socket into the stream.
+    /// Bytes read from the socket for the stream.
     pub sent: u64,
     /// Bytes from the stream into the socket.
     pub received: u64,
@@ -54,11 +55,16 @@ enum Reset {
 /// `shutdown(SHUT_WR)`, a reset of one side becomes a reset of the other (`SO_LINGER` 0 on the socket). Dropping the
 /// future resets the stream and closes the socket.
 pub async fn splice(stream: Stream, socket: TcpStream) -> SpliceReport {
-    let (mut sent, mut received) = (0, 0);
+    splice_heard(stream, &socket, &Talk::default()).await
+}
+
+/// [`splice`] of a socket that is closed by its owner, with everybody's words told to `talk`: the socket's end asks, the
+/// stream's answers. `talk` may hold and end the asking. Dropping the future resets the stream.
+pub async fn splice_heard(stream: Stream, socket: &TcpStream, talk: &Talk) -> SpliceReport {
     let (mut read, mut write) = stream.into_split();
     // Small answers must not wait for acknowledgements of earlier ones (RFC 896): the app decided what to write when.
     let ended = match socket.set_nodelay(true) {
-        Ok(()) => relay(&socket, &mut read, &mut write, &mut sent, &mut received).await,
+        Ok(()) => relay(socket, &mut read, &mut write, talk).await,
         Err(error) => Err(Reset::Socket(Errno::from_io(&error))),
     };
     let reset = match ended {
@@ -75,18 +81,12 @@ pub async fn splice(stream: Stream, socket: TcpStream) -> SpliceReport {
             Some(errno)
         }
     };
-    SpliceReport { sent, received, reset }
+    SpliceReport { sent: talk.asked(), received: talk.answered(), reset }
 }
 
-async fn relay(
-    socket: &TcpStream,
-    read: &mut ReadHalf,
-    write: &mut WriteHalf,
-    sent: &mut u64,
-    received: &mut u64,
-) -> Result<(), Reset> {
-    let up = upload(socket, write, sent);
-    let down = download(socket, read, received);
+async fn relay(socket: &TcpStream, read: &mut ReadHalf, write: &mut WriteHalf, talk: &Talk) -> Result<(), Reset> {
+    let up = upload(socket, write, talk);
+    let down = download(socket, read, talk);
     tokio::pin!(up, down);
     tokio::select! {
         ended = &mut up => match ended {
@@ -109,12 +109,21 @@ async fn relay(
 }
 
 /// Socket → stream, until EOF. Fails as soon as the stream does, even while the socket is silent.
-async fn upload(socket: &TcpStream, write: &mut WriteHalf, sent: &mut u64) -> Result<(), Reset> {
+async fn upload(socket: &TcpStream, write: &mut WriteHalf, talk: &Talk) -> Result<(), Reset> {
     let mut buffers = Buffers::new(FIRST_READ, BUFFERS);
     loop {
         tokio::select! {
             ready = socket.readable() => ready.map_err(socket_error)?,
             errno = write.failed() => return Err(Reset::Stream(errno)),
+        }
+        if talk.is_held() {
+            tokio::select! {
+                () = talk.ended() => {
+                    write.finish();
+                    return Ok(());
+                }
+                errno = write.failed() => return Err(Reset::Stream(errno)),
+            }
         }
         let buffer = buffers.get();
         let room = buffer.capacity() - buffer.len();
@@ -125,8 +134,8 @@ async fn upload(socket: &TcpStream, write: &mut WriteHalf, sent: &mut u64) -> Re
             }
             Ok(length) => {
                 let chunk = buffer.split().freeze();
+                talk.ask(length);
                 write.write(chunk).await.map_err(Reset::Stream)?;
-                *sent += length as u64;
                 if length == room && buffers.size() < LARGEST_READ {
                     buffers.resize(LARGEST_READ.min(buffers.size() * 4));
                 }
@@ -138,13 +147,13 @@ async fn upload(socket: &TcpStream, write: &mut WriteHalf, sent: &mut u64) -> Re
 }
 
 /// Stream → socket, until FIN.
-async fn download(socket: &TcpStream, read: &mut ReadHalf, received: &mut u64) -> Result<(), Reset> {
+async fn download(socket: &TcpStream, read: &mut ReadHalf, talk: &Talk) -> Result<(), Reset> {
     while let Some(mut chunk) = read.read().await.map_err(Reset::Stream)? {
         while chunk.has_remaining() {
             match socket.try_write(&chunk) {
                 Ok(written) => {
                     chunk.advance(written);
-                    *received += written as u64;
+                    talk.answer(written);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     socket.writable().await.map_err(socket_error)?;
