@@ -1,14 +1,15 @@
 //! What a session left whose process died without undoing anything: found by its record on this machine, and undone as
 //! the session itself would have. The record goes last: as long as anything is left, it is how that is found.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
 
 use super::undo::{Failure, Left};
 use crate::cluster::{Cluster, ClusterError, Holders, Scope, patiently};
-use crate::docker::{Engine, EngineError};
+use crate::docker::{Engine, EngineError, InEngine};
 use crate::error::Error;
 use crate::event::Reporter;
-use crate::session::rundir::{self, SessionRecord};
+use crate::session::rundir::{self, Known, SessionRecord};
 use crate::settings::ClusterSettings;
 
 /// Cleans up after a dead session, in the engine and in its cluster. Goes on past a failure; safe to repeat.
@@ -35,6 +36,55 @@ pub async fn clean_machine(session: &str, reporter: &Reporter) -> Result<(), Err
     if removed > 0 {
         reporter.notice(format!("{removed} containers of session {session} were removed"));
     }
+    Ok(())
+}
+
+/// What is left of sessions that died and have no record on this machine: a restart empties `XDG_RUNTIME_DIR`, and the
+/// engine keeps what it has.
+#[derive(Debug, Default)]
+pub struct Unrecorded {
+    /// What certainly is a dead session's.
+    pub dead: BTreeSet<String>,
+    /// What does not tell whose it is: no sidecar is there any more, or not yet.
+    pub unclear: BTreeSet<String>,
+}
+
+impl Unrecorded {
+    /// Looks on this machine; without an engine, in the directories alone.
+    pub async fn find(reporter: &Reporter) -> Result<Self, Error> {
+        let (known, directories) = (rundir::sessions()?, rundir::dead()?);
+        let found = match Engine::connect().await {
+            Ok(engine) => engine.all_sessions().await?,
+            Err(error) => {
+                reporter.notice(format!("containers of sessions without a record were not looked for: {error}"));
+                BTreeMap::new()
+            }
+        };
+        let directories = directories.into_iter().map(|directory| directory.session).collect();
+        Ok(Self::among(found, &known, directories))
+    }
+
+    fn among(found: BTreeMap<String, InEngine>, known: &[Known], directories: BTreeSet<String>) -> Self {
+        let recorded = |session: &str| known.iter().any(|known| known.record.session == session);
+        let mut unrecorded = Self::default();
+        for (session, left) in rundir::without_process(found, known, &directories) {
+            let certain = left.run_dir.is_some() || directories.contains(&session);
+            let which = if certain { &mut unrecorded.dead } else { &mut unrecorded.unclear };
+            which.insert(session);
+        }
+        unrecorded.dead.extend(directories);
+        unrecorded.dead.retain(|session| !recorded(session));
+        unrecorded.unclear.retain(|session| !recorded(session));
+        unrecorded
+    }
+}
+
+/// Removes what is left of a dead session that has no record. Its workload, if it had one, is found by what the cluster
+/// remembers.
+pub async fn clean_unrecorded(session: &str, reporter: &Reporter) -> Result<(), Error> {
+    let removed = containers(session).await?;
+    rundir::forget(session)?;
+    reporter.notice(format!("session {session} had died without a record here: {removed} containers were removed"));
     Ok(())
 }
 
@@ -69,4 +119,35 @@ async fn put_back(cluster: &Cluster, record: &SessionRecord, progress: &impl Fn(
         cluster.delete_proxy(name, session, progress).await?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_no_record_is_dead_by_its_directory_or_its_sidecars_and_unclear_without_both() {
+        let directory = tempfile::tempdir().unwrap();
+        let gone = InEngine { run_dir: Some(directory.path().join("gone/sidecar")), ..InEngine::default() };
+        let found = BTreeMap::from([
+            ("rebooted".to_owned(), gone.clone()),
+            ("recorded".to_owned(), gone),
+            ("unmounted".to_owned(), InEngine::default()),
+            ("volumes".to_owned(), InEngine::default()),
+        ]);
+        let record = SessionRecord {
+            session: "recorded".into(),
+            pid: 1,
+            workload: "deployment/web".into(),
+            namespace: "staging".into(),
+            context: "dev".into(),
+            server: "dev.example.com:6443".into(),
+            compose_project: None,
+        };
+        let known = [Known { record, alive: false }];
+        let directories = ["directory", "recorded", "unmounted"].map(str::to_owned).into();
+        let Unrecorded { dead, unclear } = Unrecorded::among(found, &known, directories);
+        assert_eq!(dead, ["directory", "rebooted", "unmounted"].map(str::to_owned).into());
+        assert_eq!(unclear, ["volumes".to_owned()].into());
+    }
 }

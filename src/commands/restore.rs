@@ -56,7 +56,7 @@ fn is_here(record: &SessionRecord, cluster: &Cluster) -> bool {
 }
 
 /// Every swapped workload of the namespace at the same time, then the proxies of nobody, then what dead sessions on
-/// these workloads left on this machine. Goes on past a failure.
+/// these workloads, and those that nothing more is known of, left on this machine. Goes on past a failure.
 async fn all(cluster: &Cluster, console: &Console) -> Result<u8, Error> {
     let reporter = console.reporter();
     let Holders { swaps, .. } = cluster.holders(Scope::Namespace).await?;
@@ -67,6 +67,14 @@ async fn all(cluster: &Cluster, console: &Console) -> Result<u8, Error> {
     let mut outcome = Ok(0);
     for one in restored {
         outcome = undo::conclude(console, outcome, one.map(drop).map_err(Error::from));
+    }
+    match leftovers::Unrecorded::find(&reporter).await {
+        Ok(found) => {
+            for session in &found.dead {
+                outcome = undo::conclude(console, outcome, leftovers::clean_unrecorded(session, &reporter).await);
+            }
+        }
+        Err(error) => outcome = undo::conclude(console, outcome, Err(error)),
     }
     let known = rundir::sessions()?;
     outcome = undo::conclude(console, outcome, proxies(cluster, &known, &reporter).await.map_err(Error::from));

@@ -37,6 +37,7 @@ mod terminal;
 mod volumes;
 
 pub use app::{App, Exit, Fate, Running};
+pub use cleanup::InEngine;
 pub use engine::Engine;
 pub use error::EngineError;
 pub use images::ImageFacts;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::Line;
 use crate::cluster::{Cluster, ClusterError, Holder, Holders, Other, ProxyState, Scope};
-use crate::docker::{Engine, EngineError};
+use crate::docker::{Engine, EngineError, InEngine};
 use crate::error::Code;
 use crate::session::rundir::{self, RunDirError};
 
@@ -38,14 +38,16 @@ pub(super) async fn check(cluster: Option<&Cluster>, engine: Option<&Engine>) ->
         };
         let paths: Vec<String> = dead.iter().map(|dead| dead.path.display().to_string()).collect();
         let whose: Vec<String> = dead.iter().map(what).collect();
-        Line::fix(
-            "directories",
-            Code::Restore,
-            format!("left by {}, whose process is gone", whose.join("; ")),
-            format!("rm -r {}", paths.join(" ")),
-        )
+        let text = format!("left by {}, whose process is gone: {}", whose.join("; "), paths.join(" "));
+        Line::fix("directories", Code::Restore, text, stops(dead.iter().map(|dead| &dead.session)))
     });
     lines
+}
+
+/// What removes all that these sessions left on this machine, and puts back what they have a record of.
+fn stops<'a>(sessions: impl Iterator<Item = &'a String>) -> String {
+    let lines: Vec<String> = sessions.map(|session| format!("tpdocker stop {session}")).collect();
+    lines.join("\n")
 }
 
 async fn in_namespace(cluster: &Cluster, dead: &BTreeSet<String>) -> Result<Line, ClusterError> {
@@ -94,25 +96,15 @@ async fn in_engine(engine: &Engine, dead: &BTreeSet<String>) -> Result<Line, Lin
     const CHECK: &str = "containers";
     let known = rundir::sessions().map_err(|error: RunDirError| Line::failed(CHECK, error))?;
     let found = engine.all_sessions().await.map_err(|error: EngineError| Line::failed(CHECK, error))?;
-    let (mut containers, mut volumes) = (Vec::new(), Vec::new());
-    for (session, found) in found {
-        // Another user's session, or one with another XDG_RUNTIME_DIR, is found by what its sidecar has mounted.
-        let goes_on = known.iter().any(|known| known.alive && known.record.session == session)
-            || !dead.contains(&session) && found.run_dir.as_deref().is_some_and(rundir::is_in_use);
-        if !goes_on {
-            containers.extend(found.containers);
-            volumes.extend(found.volumes);
-        }
-    }
-    if containers.is_empty() && volumes.is_empty() {
+    let left = rundir::without_process(found, &known, dead);
+    if left.is_empty() {
         return Ok(Line::ok(CHECK, "none of a dead session"));
     }
-    let mut cures = Vec::new();
-    for (command, names) in [("docker rm -fv", &containers), ("docker volume rm", &volumes)] {
-        if !names.is_empty() {
-            cures.push(format!("{command} {}", names.join(" ")));
-        }
-    }
-    let text = format!("{} containers and {} volumes of dead sessions", containers.len(), volumes.len());
-    Ok(Line::fix(CHECK, Code::Restore, text, cures.join("\n")))
+    let names = |of: fn(&InEngine) -> &Vec<String>| left.values().flat_map(of).cloned().collect::<Vec<_>>();
+    let (containers, volumes) = (names(|left| &left.containers), names(|left| &left.volumes));
+    let what = [("containers", containers), ("volumes", volumes)].into_iter().filter(|(_, names)| !names.is_empty());
+    let what: Vec<String> =
+        what.map(|(kind, names)| format!("{} {kind} ({})", names.len(), names.join(", "))).collect();
+    let text = format!("{} of dead sessions", what.join(" and "));
+    Ok(Line::fix(CHECK, Code::Restore, text, stops(left.keys())))
 }

@@ -8,6 +8,7 @@
 //! The session holds a lock on its record as long as its process lives: a process id alone would, after a crash, soon
 //! be that of some other program, and that one would be told to end.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File, Permissions, TryLockError};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
@@ -23,6 +24,7 @@ use tpdocker_protocol::contract::SIDECAR_SOCKET;
 
 use super::identity::SessionId;
 use crate::cluster::stance::swaps_nothing;
+use crate::docker::InEngine;
 use crate::error::{Code, Explain};
 
 const RECORD: &str = "session.json";
@@ -227,9 +229,7 @@ fn dead_in(base: &Path) -> io::Result<Vec<Dead>> {
             continue;
         }
         let record = fs::read(path.join(RECORD)).ok().and_then(|text| serde_json::from_slice(&text).ok());
-        // One that is being made has no record for a moment.
-        let age = entry.metadata().and_then(|metadata| metadata.modified()).map(|made| made.elapsed());
-        if record.is_some() || matches!(age, Ok(Ok(age)) if age > RECORDED_WITHIN) {
+        if record.is_some() || entry.metadata().is_ok_and(|metadata| !is_young(&metadata)) {
             let session = entry.file_name().to_string_lossy().into_owned();
             dead.push(Dead { session, path, record });
         }
@@ -238,11 +238,35 @@ fn dead_in(base: &Path) -> io::Result<Vec<Dead>> {
     Ok(dead)
 }
 
+/// What the engine has of sessions whose process is gone; `dead` are those whose directory says so. Another user's session,
+/// or one with another `XDG_RUNTIME_DIR`, is found by what its sidecar has mounted.
+pub fn without_process(
+    mut found: BTreeMap<String, InEngine>,
+    known: &[Known],
+    dead: &BTreeSet<String>,
+) -> BTreeMap<String, InEngine> {
+    found.retain(|session, found| {
+        let alive = known.iter().any(|known| known.alive && known.record.session == *session);
+        !alive && (dead.contains(session) || !found.run_dir.as_deref().is_some_and(is_in_use))
+    });
+    found
+}
+
 /// Whether the session that mounted `shared` into its sidecar goes on. What cannot be seen is somebody else's, and is
 /// taken to go on.
-pub fn is_in_use(shared: &Path) -> bool {
+fn is_in_use(shared: &Path) -> bool {
     let Some(directory) = shared.parent() else { return false };
-    is_alive(&directory.join(RECORD)).unwrap_or(true)
+    match known(&directory.join(RECORD)) {
+        Ok(Some(known)) => known.alive,
+        Ok(None) => fs::metadata(directory).is_ok_and(|metadata| is_young(&metadata)),
+        Err(_) => true,
+    }
+}
+
+/// Whether this is the directory of a session that may be about to write its record.
+fn is_young(directory: &fs::Metadata) -> bool {
+    let age = directory.modified().map(|made| made.elapsed());
+    !matches!(age, Ok(Ok(age)) if age > RECORDED_WITHIN)
 }
 
 fn is_alive(record: &Path) -> io::Result<bool> {
@@ -364,6 +388,9 @@ mod tests {
         let left = Dead { session: "dead".into(), path: dead.clone(), record: Some(record("dead")) };
         assert_eq!(dead_in(base.path()).unwrap(), [left]);
         assert!(is_in_use(&alive.join(SHARED)) && !is_in_use(&dead.join(SHARED)));
+        assert!(
+            is_in_use(&base.path().join("young").join(SHARED)) && !is_in_use(&base.path().join("gone").join(SHARED))
+        );
         drop(lock);
         assert_eq!(sessions_in(base.path()).unwrap(), [of("alive", false), of("dead", false)]);
     }

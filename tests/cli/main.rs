@@ -202,7 +202,12 @@ fn a_status_without_engine_and_cluster_shows_what_there_is_and_says_what_is_miss
 fn a_machine_without_sessions_has_nothing_to_stop() {
     let runtime = tempfile::tempdir().expect("a directory");
     let stop = |args: &[&str]| {
-        let output = command().env("XDG_RUNTIME_DIR", runtime.path()).arg("stop").args(args).output();
+        let output = command()
+            .env("XDG_RUNTIME_DIR", runtime.path())
+            .env("DOCKER_HOST", "unix:///nowhere/docker.sock")
+            .arg("stop")
+            .args(args)
+            .output();
         told(&output.expect("the binary runs"))
     };
     insta::assert_snapshot!("stop-without-sessions", format!("{}\n{}\n{}", stop(&[]), stop(&["--all"]), stop(&["a1"])));

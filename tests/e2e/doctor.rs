@@ -102,7 +102,7 @@ fn a_session_that_runs_is_no_illness_and_what_a_killed_one_leaves_is_found_with_
     Tpdocker::run(&["restore", "-n", NAMESPACE, "deployment/servicename"]).code(0);
     let killed = killed.code(90);
     says(&killed, &[("engine", "ok"), ("swaps", "fix"), ("containers", "fix"), ("directories", "fix")]);
-    for words in ["→ tpdocker restore -n staging deployment/servicename", "→ docker rm -fv ", "→ rm -r "] {
+    for words in ["→ tpdocker restore -n staging deployment/servicename", "→ tpdocker stop "] {
         assert!(killed.stdout.contains(words), "{words}: {}", killed.stdout);
     }
     Tpdocker::run(&DOCTOR).code(0);

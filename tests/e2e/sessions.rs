@@ -4,8 +4,8 @@
 use serde_json::Value;
 
 use crate::support::{
-    NAMESPACE, PATIENCE, Tpdocker, assert_restored, kubeconfig_of_a_dead_server, kubectl, staging, status, until,
-    until_answered_by, world,
+    NAMESPACE, PATIENCE, Tpdocker, assert_restored, kubeconfig_of_a_dead_server, kubectl, runtime_dir, staging, status,
+    until, until_answered_by, world,
 };
 use crate::swap::{SWAP, replicas, swapped, swapped_and_killed};
 
@@ -62,6 +62,26 @@ fn restore_all_leaves_nothing_of_anybody_in_the_namespace_nor_of_the_dead_on_thi
     for told in ["is back, 2/2 ready", "nothing is swapped"] {
         let ended = Tpdocker::run(&["restore", "-n", NAMESPACE, "--all"]).code(0);
         assert!(ended.stderr.contains(told), "{}", ended.stderr);
+        assert_restored(&before);
+    }
+}
+
+#[test]
+fn what_is_left_when_a_restart_of_the_machine_took_the_record_is_found_and_removed() {
+    let _staging = staging();
+    let before = world();
+    for remove in [&["stop", "--all"][..], &["restore", "-n", NAMESPACE, "--all"]] {
+        swapped_and_killed();
+        std::fs::remove_dir_all(runtime_dir().join("tpdocker")).unwrap();
+        let seen = status();
+        assert_eq!(seen["machine"]["sessions"].as_array().map(Vec::len), Some(0), "{seen}");
+        let session = seen["machine"]["strangers"][0]["session"].as_str().expect("its containers are there");
+        let doctor = Tpdocker::run(&["doctor", "-n", NAMESPACE]).code(90);
+        assert!(doctor.stdout.contains(&format!("→ tpdocker stop {session}\n")), "{}", doctor.stdout);
+        let removed = Tpdocker::run(remove).code(0);
+        assert!(removed.stderr.contains("had died without a record here: 2 containers"), "{}", removed.stderr);
+        // What it had in the cluster is found by what the cluster remembers.
+        Tpdocker::run(&["restore", "-n", NAMESPACE, "deployment/servicename"]).code(0);
         assert_restored(&before);
     }
 }

@@ -32,9 +32,14 @@ pub struct Staging {
 /// The staging example belongs to one test at a time. The first one gets the proxy image of the binary under test into
 /// the cluster.
 pub fn staging() -> Staging {
-    static LOADED: Once = Once::new();
+    static READY: Once = Once::new();
     let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    LOADED.call_once(load_proxy_image);
+    READY.call_once(|| {
+        load_proxy_image();
+        // A run that was killed leaves what its sessions had, and these tests look at all that there is.
+        let left = Tpdocker::run(&["restore", "-n", NAMESPACE, "--all"]).code(0);
+        eprintln!("before the first test:\n{}", left.stderr);
+    });
     let (ended, running) = mpsc::channel();
     let test = std::thread::current().name().unwrap_or_default().to_owned();
     std::thread::spawn(move || {

@@ -229,6 +229,7 @@ Sessions of this machine
 Containers of sessions that this user has no record of
   SESSION  CONTAINER       ROLE  STATUS
   other    tpdocker-other  app   Up 3 minutes
+  `tpdocker stop --all` removes those of dead ones
 
 Swapped in namespace staging of context dev
   NAMESPACE  WORKLOAD        SINCE                 BY          SESSION  BACK TO  PROXY

@@ -41,7 +41,8 @@ impl Machine {
                 [&container.session, &container.name, &container.role, &container.status].map(Clone::clone)
             });
             let title = "Containers of sessions that this user has no record of";
-            parts.push(table(title, ["SESSION", "CONTAINER", "ROLE", "STATUS"], rows.collect()));
+            let part = table(title, ["SESSION", "CONTAINER", "ROLE", "STATUS"], rows.collect());
+            parts.push(part + "  `tpdocker stop --all` removes those of dead ones\n");
         }
         parts
     }
