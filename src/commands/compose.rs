@@ -164,15 +164,21 @@ async fn attend(
     console.quiet_live(TerminalMode::Cooked);
     let mut child = compose.up(project).await?;
     let mut links = std::pin::pin!(keep_swapped(engine, members, &attached, files));
+    let mut ending = false;
     loop {
         tokio::select! {
-            status = child.wait() => return exit_code(status),
+            status = child.wait() => {
+                // The services have ended by themselves; their sidecars have not.
+                hand_over(members, &attached).await;
+                return exit_code(status);
+            }
             end = &mut links => {
                 // When Compose stops all of its containers it stops the sidecars among them, and ends.
-                if let End::SidecarGone(_) = &end
-                    && let Ok(status) = timeout(COMPOSE_ENDS_WITHIN, child.wait()).await
-                {
-                    return exit_code(status);
+                if let End::SidecarGone(_) = &end {
+                    hand_over(members, &attached).await;
+                    if let Ok(status) = timeout(COMPOSE_ENDS_WITHIN, child.wait()).await {
+                        return exit_code(status);
+                    }
                 }
                 stop(&mut child).await?;
                 return Err(match end {
@@ -183,12 +189,22 @@ async fn attend(
             received = signals.next() => {
                 if received.ends() {
                     // Compose stops the sidecars with the rest.
-                    join_all(members.iter().zip(&attached).map(|(member, attached)| member.session.hand_over(attached))).await;
+                    hand_over(members, &attached).await;
                 }
                 send(&child, received.signal());
+                if received.ends() && std::mem::replace(&mut ending, true) && received.is_typed() {
+                    let sidecars: Vec<String> = members.iter().map(|member| sidecar_name(&member.service)).collect();
+                    let services = project.services().filter(|service| !sidecars.iter().any(|sidecar| sidecar == service));
+                    compose.kill(project, &services.map(str::to_owned).collect::<Vec<_>>()).await?;
+                }
             }
         }
     }
+}
+
+/// Has who calls from now on wait for the originals.
+async fn hand_over(members: &[Member], attached: &[Attached]) {
+    join_all(members.iter().zip(attached).map(|(member, attached)| member.session.hand_over(attached))).await;
 }
 
 fn exit_code(status: io::Result<ExitStatus>) -> Result<u8, Error> {
@@ -229,7 +245,7 @@ enum End {
     Failed(Error),
 }
 
-/// Passes a signal on to Compose, which stops its containers in order on the first and at once on the second.
+/// Passes a signal on to Compose, which stops its containers in order.
 fn send(child: &Child, signal: Signal) {
     // It has no number any more once it has been waited for.
     if let Some(pid) = child.id()

@@ -139,6 +139,8 @@ fn sidecar(mut moved: Map<String, Value>, attachment: &Attachment<'_>) -> Result
     let own = json!({
         "image": attachment.sidecar_image,
         "pull_policy": "never",
+        // Compose ends when everything has ended that it is attached to, and a sidecar ends only with its service.
+        "attach": false,
         "cap_drop": ["ALL"],
         "cap_add": ["NET_ADMIN", "NET_RAW"],
         "security_opt": ["no-new-privileges:true"],

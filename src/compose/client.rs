@@ -16,6 +16,9 @@ use super::project::{Project, ProjectError};
 use crate::error::{Code, Error, Explain};
 use crate::settings::ComposeSettings;
 
+/// The oldest Compose that knows services it does not wait for (`attach: false`): <https://docs.docker.com/reference/compose-file/services/#attach>
+const OLDEST: (u32, u32) = (2, 20);
+
 /// Compose does not do its part.
 #[derive(Debug, thiserror::Error)]
 pub enum ComposeError {
@@ -39,6 +42,12 @@ pub enum ComposeError {
         /// What the client says of the one it found.
         why: Option<String>,
     },
+    /// It does not know what a project with sidecars needs.
+    #[error("Docker's client has Compose {version}, and {}.{} is the oldest that will do", OLDEST.0, OLDEST.1)]
+    Old {
+        /// What it calls itself.
+        version: String,
+    },
     /// It does not like the files; it has said so itself.
     #[error("`docker compose config` failed: {}", said.trim())]
     Config {
@@ -61,7 +70,9 @@ pub enum ComposeError {
 impl Explain for ComposeError {
     fn code(&self) -> Code {
         match self {
-            Self::Missing { .. } | Self::Unknown { .. } | Self::NoPlugin { .. } | Self::Pipe(_) => Code::Engine,
+            Self::Missing { .. } | Self::Unknown { .. } | Self::NoPlugin { .. } | Self::Old { .. } | Self::Pipe(_) => {
+                Code::Engine
+            }
             Self::Config { .. } => Code::Usage,
             Self::Failed { .. } => Code::Container,
         }
@@ -75,6 +86,9 @@ impl Explain for ComposeError {
             Self::NoPlugin { .. } => {
                 Some("install the Compose v2 plugin, for example the package docker-compose-plugin".into())
             }
+            Self::Old { .. } => Some(
+                "install a newer Compose plugin, for example the package docker-compose-plugin of Docker's own".into(),
+            ),
             _ => None,
         }
     }
@@ -86,6 +100,7 @@ impl Explain for ComposeError {
 struct Plugin {
     name: String,
     path: PathBuf,
+    version: Option<String>,
     err: Option<serde_json::Value>,
 }
 
@@ -109,9 +124,21 @@ pub async fn plugin() -> Result<PathBuf, ComposeError> {
         .map_err(|_| ComposeError::Unknown { said: String::from_utf8_lossy(&asked.stderr).into_owned() })?;
     let found = plugins.into_iter().flatten().find(|plugin| plugin.name == "compose");
     match found {
+        Some(Plugin { version: Some(version), err: None, .. }) if is_old(&version) => {
+            Err(ComposeError::Old { version })
+        }
         Some(Plugin { path, err: None, .. }) => Ok(path),
         Some(Plugin { err, .. }) => Err(ComposeError::NoPlugin { why: err.map(|why| why.to_string()) }),
         None => Err(ComposeError::NoPlugin { why: None }),
+    }
+}
+
+/// Whether this is the version of one that is too old; what is no version (`dev`) is its builder's business.
+fn is_old(version: &str) -> bool {
+    let mut numbers = version.trim_start_matches('v').split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) < OLDEST,
+        _ => false,
     }
 }
 
@@ -182,6 +209,14 @@ impl<'a> Compose<'a> {
         self.start(command, project).await
     }
 
+    /// Kills the containers of these services: not every Compose does that at a second signal (2.40 does not, though it says so).
+    pub async fn kill(&self, project: &Project, services: &[String]) -> Result<(), Error> {
+        let mut command = self.with_pipe(project)?;
+        command.arg("kill").args(services).stdout(Stdio::null()).stderr(Stdio::null());
+        command.process_group(0);
+        finished(self.start(command, project).await?, "kill").await
+    }
+
     /// Removes the containers of these services, and nothing that the user could miss.
     pub async fn remove(&self, project: &Project, services: &[String]) -> Result<(), Error> {
         let mut command = self.with_pipe(project)?;
@@ -216,4 +251,19 @@ impl<'a> Compose<'a> {
 async fn finished(mut child: Child, action: &'static str) -> Result<(), Error> {
     let status = child.wait().await.map_err(ComposeError::Pipe)?;
     if status.success() { Ok(()) } else { Err(ComposeError::Failed { action, status }.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_old_compose_is_known_by_its_version_as_distributions_write_it() {
+        for old in ["2.19.1", "v2.5.0", "2.17.2-1", "1.29.2"] {
+            assert!(is_old(old), "{old}");
+        }
+        for good in ["2.20.0", "v2.20.2+ds1-0ubuntu1", "2.40.3-3", "5.0.0", "dev", "", "v"] {
+            assert!(!is_old(good), "{good}");
+        }
+    }
 }

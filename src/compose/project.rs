@@ -108,6 +108,11 @@ impl Project {
         self.model["services"].get(service).is_some()
     }
 
+    /// All services, sidecars among them.
+    pub fn services(&self) -> impl Iterator<Item = &str> {
+        self.model["services"].as_object().into_iter().flat_map(|services| services.keys().map(String::as_str))
+    }
+
     /// The services that carry `x-tpdocker`; at least one.
     pub fn pod_services(&self) -> Result<Vec<PodService>, ProjectError> {
         let services = self

@@ -17,8 +17,9 @@ pub fn start(verbosity: u8, format: OutputFormat, console: &Console) {
     // From debug on, bollard logs the bodies of requests and answers, and in them the pod's secrets: not without being
     // asked by name.
     let directives = match verbosity {
-        // Our own warnings are of things that somebody has to do something about.
-        0 => "error,tpdocker=warn",
+        // Our own warnings are of things that somebody has to do something about. Of a request that fails kube returns the error
+        // and logs it too, several times a second while an API server is away.
+        0 => "error,kube_client=off,tpdocker=warn",
         1 => "warn,tpdocker=debug",
         2 => "info,tpdocker=trace,kube_client=debug",
         _ => "debug,tpdocker=trace,bollard=info",

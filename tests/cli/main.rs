@@ -163,6 +163,10 @@ fn a_client_without_compose_is_said_with_what_to_install() {
             "Docker's client has no usable Compose plugin: \"exec format error\"\n",
         ),
         (
+            r#"echo '[{"Name":"compose","Path":"/p/docker-compose","Version":"v2.17.2"}]'"#,
+            "Docker's client has Compose v2.17.2, and 2.20 is the oldest that will do\n",
+        ),
+        (
             "echo 'no such option' >&2; exit 1",
             "`docker info` does not tell where Docker's plugins are: no such option\n",
         ),

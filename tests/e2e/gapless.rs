@@ -1,8 +1,11 @@
-//! A whole session under constant load from a pod, from before the swap until after the restore.
+//! A whole session under constant load from a pod: from before the swap, through a restart of the app, until after the restore.
 
 use crate::load::{APP, Load};
-use crate::support::{NAMESPACE, SERVICE_IMAGE, Tpdocker, assert_restored, staging, until_answered_by, world};
+use crate::support::{
+    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, docker, staging, until, until_answered_by, world,
+};
 
+const APP_NAME: &str = "tpdocker-e2e-gapless";
 const CLUSTER: &str = r#"{"status": "ok"}"#;
 const LAPTOP: &str = r#""laptop""#;
 
@@ -21,13 +24,19 @@ fn all_answered(load: Load) {
 }
 
 #[test]
-fn no_request_fails_from_before_the_swap_until_after_the_restore() {
+fn no_request_fails_from_before_the_swap_through_a_restart_of_the_app_until_after_the_restore() {
     let _staging = staging();
     let before = world();
     let load = Load::start();
     load.goes_on();
-    let session = laptop(&[]);
+    let session = laptop(&["--name", APP_NAME]);
     session.says("servicename is at 0");
+    load.goes_on();
+    docker(&["kill", "--signal", "HUP", APP_NAME]);
+    until("the app to listen again", PATIENCE, || {
+        let listening = session.stdout().matches("listening").count();
+        if listening == 2 { Ok(()) } else { Err(format!("listened {listening} times")) }
+    });
     load.goes_on();
     session.interrupt().code(0);
     load.goes_on();

@@ -6,6 +6,7 @@
 mod app_ends;
 mod bad_input;
 mod compose;
+mod compose_ends;
 mod doctor;
 mod engine_restart;
 mod fail_closed;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::gate::Gate;
+use crate::nodes::{self, StoppedApiServer};
 use crate::support::{
     NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, assert_restored, docker, kubectl, staging, until, until_answered_by,
     world,
@@ -13,6 +14,8 @@ use crate::support::{
 use crate::swap::{SWAP, replicas, swapped_and_killed};
 
 const OUTAGE: Duration = Duration::from_mins(1);
+/// Longer than a request is waited for.
+const SILENCE: Duration = Duration::from_secs(35);
 /// Listens where thing2 does as soon as it is told to.
 const LATE: &str = "import pathlib, socket, time\n\
     while not pathlib.Path('/tmp/go').exists(): time.sleep(0.05)\n\
@@ -31,36 +34,63 @@ fn held(gate: &Gate) {
     );
 }
 
-#[test]
-fn a_minute_without_the_api_server_is_outlived_by_a_session_a_swap_and_an_end() {
-    let _staging = staging();
-    let before = world();
-    let gate = Gate::of_the_cluster(None);
+/// Three sessions, one that goes on, one that is about to swap and one that ends, from the beginning of an outage to its end.
+fn outlived<Outage>(
+    start: impl Fn(&[&str]) -> Tpdocker,
+    begin: impl FnOnce() -> Outage,
+    end: impl FnOnce(Outage),
+    lasts: Duration,
+) {
     let late = "tpdocker-e2e-late";
-    let session = through(&gate, &SWAP);
-    let ends = through(&gate, &["run", "--swap", "thing1", "-n", NAMESPACE, "--rm", SERVICE_IMAGE]);
+    let session = start(&SWAP);
+    let ends = start(&["run", "--swap", "thing1", "-n", NAMESPACE, "--rm", SERVICE_IMAGE]);
     let flags = ["run", "--swap", "thing2", "-n", NAMESPACE, "--rm", "--name", late, "--entrypoint", "python3"];
-    let swaps = through(&gate, &[&flags[..], &[SERVICE_IMAGE, "-c", LATE]].concat());
+    let swaps = start(&[&flags[..], &[SERVICE_IMAGE, "-c", LATE]].concat());
     session.says("is answered here");
     ends.says("is answered here");
     swaps.says("in container ");
 
-    gate.silence();
+    let outage = begin();
     let since = Instant::now();
     docker(&["exec", late, "touch", "/tmp/go"]);
     ends.signal(Signal::SIGINT);
     session.says("tunnel lost");
     ends.says(TRYING);
-    std::thread::sleep(OUTAGE.saturating_sub(since.elapsed()));
-    gate.open();
+    std::thread::sleep(lasts.saturating_sub(since.elapsed()));
+    end(outage);
 
     let ended = ends.wait().code(0);
     assert!(ended.stderr.contains("thing1 is back"), "{}", ended.stderr);
+    assert!(!ended.stderr.contains(" ERROR "), "a library's log: {}", ended.stderr);
     swaps.says("is answered here");
     swaps.interrupt();
     session.says("tunnel back");
     until_answered_by("laptop");
     session.interrupt().code(0);
+}
+
+#[test]
+fn an_api_server_that_is_stopped_for_a_minute_is_outlived_by_a_session_a_swap_and_an_end() {
+    if nodes::are_not_ours() {
+        return;
+    }
+    let _staging = staging();
+    let before = world();
+    let end = |stopped| {
+        drop(stopped);
+        nodes::until_the_cluster_works();
+    };
+    outlived(Tpdocker::start, StoppedApiServer::stop, end, OUTAGE);
+    assert_restored(&before);
+    nodes::settled();
+}
+
+#[test]
+fn an_api_server_that_falls_silent_is_outlived_by_a_session_a_swap_and_an_end() {
+    let _staging = staging();
+    let before = world();
+    let gate = Gate::of_the_cluster(None);
+    outlived(|arguments| through(&gate, arguments), || gate.silence(), |()| gate.open(), SILENCE);
     assert_restored(&before);
 }
 
