@@ -135,16 +135,7 @@ mod tests {
             ("unmounted".to_owned(), InEngine::default()),
             ("volumes".to_owned(), InEngine::default()),
         ]);
-        let record = SessionRecord {
-            session: "recorded".into(),
-            pid: 1,
-            workload: "deployment/web".into(),
-            namespace: "staging".into(),
-            context: "dev".into(),
-            server: "dev.example.com:6443".into(),
-            compose_project: None,
-        };
-        let known = [Known { record, alive: false }];
+        let known = [Known { record: SessionRecord::example("recorded"), alive: false }];
         let directories = ["directory", "recorded", "unmounted"].map(str::to_owned).into();
         let Unrecorded { dead, unclear } = Unrecorded::among(found, &known, directories);
         assert_eq!(dead, ["directory", "rebooted", "unmounted"].map(str::to_owned).into());

@@ -109,16 +109,7 @@ mod tests {
     use crate::session::rundir::SessionRecord;
 
     fn sessions(ids: &[&str]) -> Vec<Known> {
-        let record = |id: &&str| SessionRecord {
-            session: (*id).to_owned(),
-            pid: 1,
-            workload: "deployment/web".into(),
-            namespace: "staging".into(),
-            context: "dev".into(),
-            server: "dev.example.com:6443".into(),
-            compose_project: None,
-        };
-        ids.iter().map(|id| Known { record: record(id), alive: true }).collect()
+        ids.iter().map(|id| Known { record: SessionRecord::example(id), alive: true }).collect()
     }
 
     fn unrecorded(dead: &[&str], unclear: &[&str]) -> Unrecorded {

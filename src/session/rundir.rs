@@ -288,6 +288,20 @@ fn known(path: &Path) -> io::Result<Option<Known>> {
 }
 
 impl SessionRecord {
+    /// For tests: of this session in process 4711.
+    #[cfg(test)]
+    pub(crate) fn example(session: &str) -> Self {
+        Self {
+            session: session.into(),
+            pid: 4711,
+            workload: "deployment/web".into(),
+            namespace: "staging".into(),
+            context: "dev".into(),
+            server: "dev.example.com:6443".into(),
+            compose_project: None,
+        }
+    }
+
     /// Whether it has a workload to put back.
     pub fn swaps(&self) -> bool {
         !swaps_nothing(&self.workload)
@@ -354,15 +368,7 @@ mod tests {
     use crate::session::identity::Identity;
 
     fn record(session: &str) -> SessionRecord {
-        SessionRecord {
-            session: session.into(),
-            pid: std::process::id(),
-            workload: "deployment/web".into(),
-            namespace: "staging".into(),
-            context: "dev".into(),
-            server: "dev.example.com:6443".into(),
-            compose_project: None,
-        }
+        SessionRecord { pid: std::process::id(), ..SessionRecord::example(session) }
     }
 
     #[test]

@@ -141,7 +141,10 @@ fn parse(text: &str) -> Value {
 fn in_the_cluster() -> Value {
     let workload = format!("deployment/{CLIENT}");
     kubectl(&["rollout", "status", &workload, "--timeout=60s"]);
-    parse(&kubectl(&["exec", &workload, "--", "/load", "measure", &format!("{SERVER}:{PORT}")]))
+    // The proxy's pod has the original's labels, and is leaving still.
+    let selector = format!("app={CLIENT},!tpdocker.dev/session");
+    let pod = kubectl(&["get", "pods", "-l", &selector, "-o", "name"]);
+    parse(&kubectl(&["exec", pod.trim(), "--", "/load", "measure", &format!("{SERVER}:{PORT}")]))
 }
 
 struct PortForward(Child);

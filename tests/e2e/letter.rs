@@ -5,9 +5,11 @@ use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
+use crate::nodes::{evict, pod_of};
+use crate::rights::with_role;
 use crate::support::{
-    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, World, apply, assert_restored, docker, kubeconfig,
-    kubeconfig_of_account, kubectl, staging, until, until_answered_by, world,
+    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, World, assert_restored, docker, kubeconfig, kubectl, staging, until,
+    until_answered_by, world,
 };
 use crate::swap::replicas;
 
@@ -17,32 +19,6 @@ const CANNOT: &str = "the proxy cannot put deployment/servicename back by itself
 
 fn swap(kubeconfig: &Path) -> Tpdocker {
     Tpdocker::spawn(Tpdocker::command(&SWAP).env("KUBECONFIG", kubeconfig))
-}
-
-/// The account `swapper`, with what of the printed Role is kept; removed after the test.
-fn with_role(kept: impl Fn(&str) -> String, test: impl Fn(&Path)) {
-    let config = kubeconfig_of_account("swapper");
-    let rbac = ["rbac", "-n", NAMESPACE, "--swap", "deployment/servicename", "--service-account", "swapper"];
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        apply(&kept(&Tpdocker::run(&rbac).code(0).stdout));
-        // RBAC's authorizer hears of a new Role by a watch.
-        until("the Role to be in force", PATIENCE, || {
-            let mut plan = SWAP.to_vec();
-            plan.insert(1, "--dry-run");
-            let tried = Tpdocker::spawn(Tpdocker::command(&plan).env("KUBECONFIG", config.path())).wait();
-            if tried.status.success() { Ok(()) } else { Err(tried.stderr) }
-        });
-        test(config.path());
-    }));
-    let name = "tpdocker-deployment-servicename";
-    for (kind, name) in
-        [("rolebinding", name), ("role", name), ("serviceaccount", "swapper"), ("secret", "swapper-token")]
-    {
-        kubectl(&["delete", kind, name, "--ignore-not-found"]);
-    }
-    if let Err(panic) = outcome {
-        std::panic::resume_unwind(panic);
-    }
 }
 
 /// Kills a session and does nothing more in the cluster. What it left on this machine is not the proxy's to remove.
@@ -86,6 +62,26 @@ fn after_a_kill_the_proxy_puts_the_original_back_and_leaves_nothing() {
 }
 
 #[test]
+fn a_proxy_that_is_evicted_while_its_client_is_gone_puts_the_original_back_before_it_leaves() {
+    let _staging = staging();
+    let before = world();
+    let mut patient = SWAP;
+    patient[4] = "10m";
+    let session = Tpdocker::start(&patient);
+    session.says("is answered here");
+    until_answered_by("laptop");
+    let pod = pod_of(&session);
+    session.signal(Signal::SIGKILL);
+    session.wait();
+    evict(&pod);
+    let evicted = Instant::now();
+    until_answered_by("cluster");
+    println!("answers {:.1?} after the eviction", evicted.elapsed());
+    until_nothing_is_left();
+    clean_this_machine(&before);
+}
+
+#[test]
 fn the_proxy_puts_back_the_number_that_somebody_set_before_the_swap() {
     let _staging = staging();
     let before = world();
@@ -117,7 +113,7 @@ fn the_proxy_puts_back_the_number_that_somebody_set_before_the_swap() {
 fn the_printed_role_lets_the_proxy_restore_too() {
     let _staging = staging();
     let before = world();
-    with_role(str::to_owned, comes_back_by_itself);
+    with_role(str::to_owned, |config| comes_back_by_itself(config.path()));
     clean_this_machine(&before);
 }
 
@@ -131,8 +127,8 @@ fn without_the_rights_for_it_a_session_says_that_the_proxy_cannot_restore_and_wh
         let (_, binding) = rest.split_once("---\n").expect("the binding");
         format!("{needed}---\n{binding}")
     };
-    with_role(without, |kubeconfig| {
-        let session = swap(kubeconfig);
+    with_role(without, |config| {
+        let session = swap(config.path());
         session.says("is answered here");
         let ended = session.interrupt();
         assert_eq!(ended.stderr.matches(CANNOT).count(), 1, "{}", ended.stderr);

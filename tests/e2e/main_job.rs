@@ -201,8 +201,9 @@ fn neither_the_session_key_nor_a_kubeconfig_is_to_be_seen_in_the_engine_or_in_th
     let _staging = staging();
     let before = world();
     let session = swapped();
-    let sidecar = docker(&["ps", "-q", "--filter", "label=tpdocker.dev/role=sidecar"]);
-    let inspected: Value = serde_json::from_str(&docker(&["inspect", sidecar.trim()])).unwrap();
+    let said = session.stderr();
+    let sidecar = said.split_once("sidecar       container ").and_then(|(_, rest)| rest.split_once(',')).unwrap().0;
+    let inspected: Value = serde_json::from_str(&docker(&["inspect", sidecar])).unwrap();
     let host_config = &inspected[0]["HostConfig"];
     assert_eq!(host_config["Privileged"], false);
     assert_eq!(host_config["CapDrop"], serde_json::json!(["ALL"]));
@@ -215,9 +216,12 @@ fn neither_the_session_key_nor_a_kubeconfig_is_to_be_seen_in_the_engine_or_in_th
         .collect();
     capabilities.sort_unstable();
     assert_eq!(capabilities, ["NET_ADMIN", "NET_RAW"]);
-    let text = inspected.to_string().to_lowercase();
-    for secret in ["correct-horse", "client-key", "kubeconfig", "bearer"] {
-        assert!(!text.contains(secret), "{secret} is in docker inspect of the sidecar");
+    let in_the_cluster = kubectl(&["get", "deployments,pods", "-l", "tpdocker.dev/session", "-o", "yaml"]);
+    assert!(in_the_cluster.contains("tpdocker.dev/role: proxy"), "{in_the_cluster}");
+    for (place, text) in [("docker inspect of the sidecar", inspected.to_string()), ("the cluster", in_the_cluster)] {
+        for secret in ["correct-horse", "client-key", "kubeconfig", "bearer", "private key"] {
+            assert!(!text.to_lowercase().contains(secret), "{secret} is in {place}");
+        }
     }
     session.interrupt();
     assert_restored(&before);

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::{
-    NAMESPACE, PATIENCE, SERVICE_IMAGE, apply, assert_restored, get_from_a_pod, kubectl, kubectl_in, output, post,
-    staging, until, until_answered_by, world,
+    NAMESPACE, PATIENCE, SERVICE_IMAGE, Tpdocker, apply, assert_restored, get_from_a_pod, kubectl, kubectl_in, output,
+    post, staging, until, until_answered_by, world,
 };
 use crate::swap::swapped;
 
@@ -92,19 +92,29 @@ pub fn settled() {
     });
 }
 
-#[test]
-fn a_proxy_that_is_evicted_is_replaced_and_the_session_goes_on() {
-    let _staging = staging();
-    let before = world();
-    let session = swapped();
+/// The proxy's pod, as the session has said it.
+pub fn pod_of(session: &Tpdocker) -> String {
     let said = session.stderr();
-    let pod = said.split_once(" pod ").and_then(|(_, rest)| rest.split_once(" on ")).expect("the proxy's line").0;
+    let pod = said.split_once(" pod ").and_then(|(_, rest)| rest.split_once(" on "));
+    pod.expect("the proxy's line").0.to_owned()
+}
+
+/// As a drain of its node does.
+pub fn evict(pod: &str) {
     // From 1.22 on there is `v1`, and from 1.25 on nothing else.
     let versions = kubectl(&["api-versions"]);
     let version = if versions.lines().any(|line| line == "policy/v1") { "policy/v1" } else { "policy/v1beta1" };
     let eviction = serde_json::json!({"apiVersion": version, "kind": "Eviction",
         "metadata": {"name": pod, "namespace": NAMESPACE}});
     post(&format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}/eviction"), &eviction);
+}
+
+#[test]
+fn a_proxy_that_is_evicted_is_replaced_and_the_session_goes_on() {
+    let _staging = staging();
+    let before = world();
+    let session = swapped();
+    evict(&pod_of(&session));
     session.says("tunnel lost");
     session.says("tunnel back");
     until_answered_by("laptop");

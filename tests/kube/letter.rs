@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::ServiceAccount;
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
+use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{Role, RoleBinding};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::client::Body;
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
@@ -197,7 +198,7 @@ async fn another_workload_of_the_same_name_is_left_alone_and_so_is_one_that_is_g
                 let mut again = Deployment { status: None, ..found };
                 again.metadata.resource_version = None;
                 again.metadata.uid = None;
-                api.create(&kube::api::PostParams::default(), &again).await.unwrap();
+                api.create(&PostParams::default(), &again).await.unwrap();
                 assert_eq!(swapped.post().await, [200, 422, 422, 200]);
                 assert_eq!((replicas(&cluster).await, swapped.record().await), (Some(0), Some(record)));
                 let forget = Patch::Merge(json!({ "metadata": { "annotations": { "tpdocker.dev/swap": null } } }));
@@ -243,6 +244,33 @@ async fn the_token_opens_nothing_but_what_the_letter_asks_for_and_ends_with_the_
             assert!(began.elapsed() < HEARD_WITHIN, "the token is good for something still");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    })
+    .await;
+}
+
+/// Why the token is bound to an account that ends with the proxy: the pod keeps the account of the workload, for the app's
+/// own token, and no API server binds a token of one account to a pod that runs under another.
+#[tokio::test]
+async fn no_token_of_the_letters_account_can_be_bound_to_the_proxys_pod() {
+    in_namespace(|cluster| async move {
+        web(&cluster, 1).await;
+        let swapped = Swapped::begin(&cluster).await;
+        let pod = swapped.proxy.wait_scheduled(HEARD_WITHIN, |_| {}).await.unwrap();
+        let uid =
+            Api::<Pod>::namespaced(cluster.client().clone(), cluster.namespace()).get(&pod.name).await.unwrap().uid();
+        let bound = BoundObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            name: Some(pod.name.clone()),
+            uid,
+        };
+        let spec = TokenRequestSpec { bound_object_ref: Some(bound), ..TokenRequestSpec::default() };
+        let request = TokenRequest { spec, ..TokenRequest::default() };
+        let accounts = Api::<ServiceAccount>::namespaced(cluster.client().clone(), cluster.namespace());
+        let asked = accounts.create_token_request(&swapped.proxy.name, &PostParams::default(), &request).await;
+        let refused = asked.unwrap_err().to_string();
+        assert!(refused.contains("cannot bind token for serviceaccount"), "{refused}");
+        swapped.session.end().await.unwrap();
     })
     .await;
 }

@@ -40,7 +40,7 @@ pub(crate) async fn serve(
                 Some(ProxyRequest::Files(request)) => return files::serve(messages, request).await,
                 Some(ProxyRequest::Keep(letter)) => {
                     // First, so that a letter whose client is there is never without it.
-                    lease.get_or_insert_with(|| letterbox.lease());
+                    lease.get_or_insert_with(|| letterbox.lease()).heard();
                     let reply = match letterbox.keep(*letter) {
                         Ok(()) => ProxyReply::Kept,
                         Err(error) => ProxyReply::Error { message: error.to_string() },
@@ -48,7 +48,10 @@ pub(crate) async fn serve(
                     messages.send(&reply).await?;
                 }
                 Some(ProxyRequest::Try) => messages.send(&ProxyReply::Tried { failed: letterbox.look().await }).await?,
-                Some(ProxyRequest::There) => messages.send(&ProxyReply::Heard).await?,
+                Some(ProxyRequest::There) => {
+                    lease.iter().for_each(Lease::heard);
+                    messages.send(&ProxyReply::Heard).await?;
+                }
             },
             () = sleep_until(heard + CLIENT_GONE_AFTER), if lease.is_some() => {
                 tracing::info!("the client says nothing any more");

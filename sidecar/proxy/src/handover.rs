@@ -58,6 +58,11 @@ impl Handover {
         self.to.borrow().is_some()
     }
 
+    /// Whether the original serves: pods of it are named.
+    pub(crate) fn is_served(&self) -> bool {
+        self.to.borrow().as_ref().is_some_and(|to| !to.is_empty())
+    }
+
     /// Resolves when it begins.
     pub(crate) async fn begun(&self) {
         // The sender is here, so this does not fail.
@@ -121,7 +126,7 @@ impl Handover {
 
     /// Serves until nobody comes any more, when there is somebody who answers: the app (`ready`), or the original.
     pub(crate) async fn drain(&self, ready: bool) {
-        let somebody = self.to.borrow().as_ref().map_or(ready, |to| !to.is_empty());
+        let somebody = if self.has_begun() { self.is_served() } else { ready };
         if !somebody {
             return;
         }

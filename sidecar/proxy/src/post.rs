@@ -58,6 +58,13 @@ pub(crate) enum PostError {
     },
 }
 
+impl PostError {
+    /// Whether the server knows the token no more, or lets it do nothing: its account or Role is not there.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, Self::Status { status: 401 | 403, .. })
+    }
+}
+
 /// A letter that can be posted.
 pub(crate) struct Post {
     letter: Letter,

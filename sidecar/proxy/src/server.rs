@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -108,20 +109,20 @@ impl Server {
     }
 
     /// Serves until `shutdown` resolves, and for a little longer as long as somebody calls; the tunnel is told why it ends.
+    /// Then a letter that no other pod has is posted.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Self { listener, ready, shared, .. } = self;
+        let mut letters = pin!(shared.letterbox.run());
         tokio::select! {
             () = accept(listener, Arc::clone(&shared)) => (),
             () = ready::serve(ready, Arc::clone(&shared.status)) => (),
-            () = shared.letterbox.run() => (),
-            () = async { shutdown.await; shared.handover.drain(shared.status.ready()).await } => (),
+            () = &mut letters => (),
+            () = async { shutdown.await; shared.leave().await } => (),
         }
-        shared.handover.release();
-        if let Some(attached) = shared.attached.lock().await.take() {
-            attached.tunnel.close("the proxy pod is stopping");
-            if tokio::time::timeout(GOODBYE_TIMEOUT, attached.session).await.is_err() {
-                tracing::warn!("the tunnel did not end in time");
-            }
+        shared.end().await;
+        tokio::select! {
+            () = letters => (),
+            () = shared.letterbox.cleared() => (),
         }
     }
 }
@@ -142,6 +143,24 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 impl Shared {
+    /// Goes on as long as somebody calls. Where they are passed on to the original, there is nothing left for a letter to do.
+    async fn leave(&self) {
+        if !self.handover.is_served() {
+            self.letterbox.leave();
+        }
+        self.handover.drain(self.status.ready()).await;
+    }
+
+    async fn end(&self) {
+        self.handover.release();
+        if let Some(attached) = self.attached.lock().await.take() {
+            attached.tunnel.close("the proxy pod is stopping");
+            if tokio::time::timeout(GOODBYE_TIMEOUT, attached.session).await.is_err() {
+                tracing::warn!("the tunnel did not end in time");
+            }
+        }
+    }
+
     async fn connection(self: Arc<Self>, mut connection: TcpStream, place: OwnedSemaphorePermit) {
         let role = match gate::admit(&mut connection, &self.config.key, &self.config.session).await {
             Ok(role) => role,

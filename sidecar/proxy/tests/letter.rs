@@ -170,6 +170,66 @@ async fn a_letter_is_posted_in_order_once_its_client_is_gone() {
 }
 
 #[tokio::test]
+async fn a_pod_that_leaves_without_its_client_posts_the_letter_first() {
+    // The second server is not ready at first, neither for the look nor for the post.
+    for (statuses, lines) in [(&[][..], ALL.len()), (&[503, 200, 503], ALL.len() + 2)] {
+        let (proxy, mut server) = (Proxy::start(Vec::new()).await, Server::start(statuses).await);
+        let mut client = proxy.control().await;
+        keep(&mut client, letter(server.port, NEVER)).await;
+        drop(client);
+        server.is_left_alone().await;
+        proxy.leave().await;
+        let mut lines = server.lines(lines).await;
+        lines.dedup();
+        assert_eq!(lines, ["GET /look", "PATCH /a", "DELETE /b"]);
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_a_pod_that_leaves_keeps_its_letter_by_a_word_and_has_it_posted_by_going() {
+    for goes in [false, true] {
+        let (proxy, mut server) = (Proxy::start(Vec::new()).await, Server::start(&[]).await);
+        let mut client = proxy.control().await;
+        keep(&mut client, letter(server.port, NEVER)).await;
+        let leaving = tokio::spawn(proxy.leave());
+        // What it said before does not tell that it is there now.
+        server.is_left_alone().await;
+        assert!(!leaving.is_finished());
+        if goes {
+            drop(client);
+            leaving.await.unwrap();
+            assert_eq!(server.lines(4).await, ALL);
+        } else {
+            assert_eq!(ask(&mut client, &ProxyRequest::There).await, ProxyReply::Heard);
+            leaving.await.unwrap();
+            server.is_left_alone().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_leaves_posts_nothing_twice_that_is_refused_and_nothing_where_the_original_serves() {
+    // Its Deployment is deleted, and the account with it: somebody has put the original back.
+    for statuses in [&[401][..], &[200, 200, 422, 403]] {
+        let (proxy, mut server) = (Proxy::start(Vec::new()).await, Server::start(statuses).await);
+        let mut client = proxy.control().await;
+        keep(&mut client, letter(server.port, NEVER)).await;
+        drop(client);
+        proxy.leave().await;
+        assert_eq!(server.lines(statuses.len()).await, ALL[..statuses.len()]);
+        server.is_left_alone().await;
+    }
+    let (proxy, mut server) = (Proxy::start(Vec::new()).await, Server::start(&[]).await);
+    let mut client = proxy.control().await;
+    keep(&mut client, letter(server.port, NEVER)).await;
+    let to = vec![Ipv4Addr::LOCALHOST.into()];
+    assert_eq!(ask(&mut client, &ProxyRequest::HandOver { to }).await, ProxyReply::HandedOver);
+    drop(client);
+    proxy.leave().await;
+    server.is_left_alone().await;
+}
+
+#[tokio::test]
 async fn a_client_that_comes_back_in_time_goes_on_and_its_next_letter_is_the_one_that_counts() {
     let (proxy, mut server) = (Proxy::start(Vec::new()).await, Server::start(&[]).await);
     let mut client = proxy.control().await;

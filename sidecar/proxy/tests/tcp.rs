@@ -195,10 +195,9 @@ async fn a_lost_tunnel_closes_the_ports() {
 
 #[tokio::test]
 async fn a_proxy_that_stops_says_so() {
-    let mut proxy = Proxy::start(Vec::new()).await;
+    let proxy = Proxy::start(Vec::new()).await;
     let (tunnel, mut events) = proxy.attach().await;
     listen(&tunnel, &mut events, &[]).await;
-    proxy.shutdown_tx.take().unwrap().send(()).unwrap();
+    proxy.leave().await;
     assert_eq!(tunnel.closed().await, Closed::Peer("the proxy pod is stopping".to_owned()));
-    timeout(PATIENCE, proxy.server).await.expect("the server ends").unwrap();
 }

@@ -155,16 +155,7 @@ mod tests {
     use crate::session::rundir::SessionRecord;
 
     fn known(session: &str, alive: bool) -> Known {
-        let record = SessionRecord {
-            session: session.into(),
-            pid: 4711,
-            workload: "deployment/web".into(),
-            namespace: "staging".into(),
-            context: "dev".into(),
-            server: "dev.example.com:6443".into(),
-            compose_project: None,
-        };
-        Known { record, alive }
+        Known { record: SessionRecord::example(session), alive }
     }
 
     fn container(session: &str, role: &str) -> SessionContainer {

@@ -91,6 +91,12 @@ impl Proxy {
         Messages::new(self.admitted(Role::Control).await)
     }
 
+    /// Told to leave, as by the kubelet.
+    pub async fn leave(mut self) {
+        self.shutdown_tx.take().unwrap().send(()).unwrap();
+        timeout(PATIENCE, self.server).await.expect("the proxy to leave in time").unwrap();
+    }
+
     pub async fn ready(&self) -> bool {
         let name = self.ready_socket.clone();
         tokio::task::spawn_blocking(move || tpdocker_proxy::ready::probe(&name)).await.unwrap()
