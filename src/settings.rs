@@ -49,7 +49,7 @@ pub enum Command {
     /// `tpdocker status`.
     Status(StatusSettings),
     /// `tpdocker stop`.
-    Stop(Which),
+    Stop(StopSettings),
     /// `tpdocker version`.
     Version,
 }
@@ -167,6 +167,15 @@ pub struct StatusSettings {
     pub cluster: ClusterSettings,
     /// Look in all namespaces.
     pub all_namespaces: bool,
+}
+
+/// `tpdocker stop`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StopSettings {
+    /// What is to end.
+    pub which: Which,
+    /// `--local`: after sessions that died only what is on this machine is removed, and no cluster is asked.
+    pub local: bool,
 }
 
 /// Sessions of this machine.

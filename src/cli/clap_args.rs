@@ -10,7 +10,7 @@ use super::error::UsageError;
 use super::{Surroundings, help};
 use crate::settings::{
     ClusterSettings, Command, ComposeAction, ComposeSettings, DoctorSettings, ImageSettings, OutputFormat,
-    RbacSettings, RbacTarget, RestoreSettings, Settings, StatusSettings, Subject, SwapTarget, Which,
+    RbacSettings, RbacTarget, RestoreSettings, Settings, StatusSettings, StopSettings, Subject, SwapTarget, Which,
 };
 
 /// Run a container on your laptop as if it were a pod of your Kubernetes cluster.
@@ -149,6 +149,9 @@ struct StopArgs {
     /// All sessions of this machine.
     #[arg(long)]
     all: bool,
+    /// After sessions that died, remove what is on this machine and ask no cluster: theirs is gone for good.
+    #[arg(long)]
+    local: bool,
 }
 
 #[derive(Debug, Args)]
@@ -263,13 +266,13 @@ impl Cli {
             Sub::Status(StatusArgs { globals, cluster, all_namespaces }) => {
                 (globals, Command::Status(StatusSettings { cluster: cluster.into(), all_namespaces }))
             }
-            Sub::Stop(StopArgs { globals, session, all }) => {
+            Sub::Stop(StopArgs { globals, session, all, local }) => {
                 let which = match session {
                     Some(session) => Which::Session(session),
                     None if all => Which::All,
                     None => Which::Only,
                 };
-                (globals, Command::Stop(which))
+                (globals, Command::Stop(StopSettings { which, local }))
             }
             Sub::Image(ImageArgs { globals, action }) => {
                 let (inner, settings) = match action {

@@ -19,7 +19,10 @@ pub async fn clean(record: &SessionRecord, reporter: &Reporter) -> Result<(), Er
     match tokio::join!(containers(&record.session), cluster(record, reporter, |text| step.progress(text))) {
         (Ok(_), Ok(())) => {}
         (Err(engine), Ok(())) => return Err(Failure::Engine { session: record.session.clone(), source: engine }.into()),
-        (Ok(_), Err(source)) => return Err(Failure::Cluster { left: Left::of(record), source }.into()),
+        (Ok(_), Err(source)) => {
+            reporter.notice(cluster_gone(record));
+            return Err(Failure::Cluster { left: Left::of(record), source }.into());
+        }
         (Err(engine), Err(cluster)) => return Err(Failure::Both { left: Left::of(record), engine, cluster }.into()),
     }
     rundir::forget(&record.session)?;
@@ -29,7 +32,13 @@ pub async fn clean(record: &SessionRecord, reporter: &Reporter) -> Result<(), Er
     Ok(())
 }
 
-/// Removes the containers, volumes and directory of a dead session whose workload is back.
+/// A cluster of a test, say: nothing can be put back there any more.
+fn cluster_gone(record: &SessionRecord) -> String {
+    let SessionRecord { session, server, .. } = record;
+    format!("if the cluster at {server} is gone for good: tpdocker stop {session} --local")
+}
+
+/// Removes the containers, volumes and directory of a dead session whose workload is back, or out of reach for ever.
 pub async fn clean_machine(session: &str, reporter: &Reporter) -> Result<(), Error> {
     let removed = containers(session).await?;
     rundir::forget(session)?;

@@ -92,10 +92,11 @@ async fn all(cluster: &Cluster, console: &Console) -> Result<u8, Error> {
             outcome = undo::conclude(console, outcome, cleaned);
         } else {
             reporter.notice(format!(
-                "{} in namespace {} of context {} died too: tpdocker stop {}",
+                "{} in namespace {} of context {} at {} died too: tpdocker stop {}",
                 record.told(),
                 record.namespace,
                 record.context,
+                record.server,
                 record.session
             ));
         }

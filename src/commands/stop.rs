@@ -12,7 +12,7 @@ use crate::event::Reporter;
 use crate::output::Console;
 use crate::session::ending;
 use crate::session::rundir::{self, Known};
-use crate::settings::Which;
+use crate::settings::{StopSettings, Which};
 
 /// It is not clear which session is meant.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +37,7 @@ impl Explain for Unclear {
 }
 
 /// Carries out `tpdocker stop`.
-pub async fn stop(which: Which, console: &Console) -> Result<u8, Error> {
+pub async fn stop(StopSettings { which, local }: StopSettings, console: &Console) -> Result<u8, Error> {
     let reporter = console.reporter();
     let sessions = rundir::sessions()?;
     let recorded = |wanted: &String| sessions.iter().any(|known| known.record.session == *wanted);
@@ -51,7 +51,7 @@ pub async fn stop(which: Which, console: &Console) -> Result<u8, Error> {
         reporter.notice("this machine has no session");
     }
     let (ended, cleaned) = tokio::join!(
-        join_all(known.into_iter().map(|known| end(known, &reporter))),
+        join_all(known.into_iter().map(|known| end(known, local, &reporter))),
         join_all(unrecorded.iter().map(|session| leftovers::clean_unrecorded(session, &reporter)))
     );
     let mut outcome = Ok(0);
@@ -61,13 +61,14 @@ pub async fn stop(which: Which, console: &Console) -> Result<u8, Error> {
     outcome
 }
 
-async fn end(known: Known, reporter: &Reporter) -> Result<(), Error> {
+async fn end(known: Known, local: bool, reporter: &Reporter) -> Result<(), Error> {
     let session = known.record.session.clone();
     if known.alive {
         ending::end(known.record, reporter).await?;
     }
     // One that ended well took its record along.
     match rundir::session(&session)? {
+        Some(Known { record, alive: false }) if local => leftovers::clean_machine(&record.session, reporter).await,
         Some(Known { record, alive: false }) => leftovers::clean(&record, reporter).await,
         _ => Ok(()),
     }

@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{
-    Ended, NAMESPACE, SERVICE_IMAGE, Tpdocker, assert_restored, docker, restricted_kubeconfig, staging, world,
-};
+use crate::account::Account;
+use crate::support::{Ended, NAMESPACE, SERVICE_IMAGE, Tpdocker, assert_restored, docker, staging, world};
 
 /// Runs a command that must fail with this code and these words, and leave nothing behind.
 #[track_caller]
@@ -102,10 +101,9 @@ fn a_name_that_is_taken() {
 #[test]
 fn a_namespace_without_rights() {
     let _staging = staging();
-    let config = restricted_kubeconfig();
+    let onlooker = Account::onlooker();
     let before = world();
-    let arguments = ["run", "--swap", "servicename", "-n", NAMESPACE, SERVICE_IMAGE];
-    let ended = Tpdocker::spawn(Tpdocker::command(&arguments).env("KUBECONFIG", config.path())).wait();
+    let ended = onlooker.start(&["run", "--swap", "servicename", "-n", NAMESPACE, SERVICE_IMAGE]).wait();
     says(&ended.code(83), &["pods/portforward", "kind: Role"]);
     assert_restored(&before);
 }

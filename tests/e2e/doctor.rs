@@ -2,9 +2,8 @@
 
 use nix::sys::signal::Signal;
 
-use crate::support::{
-    Ended, NAMESPACE, Tpdocker, assert_restored, kubeconfig_of_a_dead_server, restricted_kubeconfig, staging, world,
-};
+use crate::account::Account;
+use crate::support::{Ended, NAMESPACE, Tpdocker, assert_restored, kubeconfig_of_a_dead_server, staging, world};
 use crate::swap::swapped;
 
 const DOCTOR: [&str; 5] = ["doctor", "-n", NAMESPACE, "--swap", "servicename"];
@@ -77,9 +76,9 @@ fn a_dead_engine_and_a_dead_api_server_hide_nothing_but_what_needs_them() {
 #[test]
 fn a_missing_right_is_named_with_the_role() {
     let _staging = staging();
-    let config = restricted_kubeconfig();
+    let onlooker = Account::onlooker();
     let before = world();
-    let ended = Tpdocker::spawn(Tpdocker::command(&DOCTOR).env("KUBECONFIG", config.path())).wait().code(83);
+    let ended = onlooker.start(&DOCTOR).wait().code(83);
     says(&ended, &[("cluster", "ok"), ("rights", "fix"), ("swaps", "ok"), ("proxy image", "note")]);
     for words in ["get pods/portforward", "kind: Role", "name: \"tpdocker-deployment-servicename\""] {
         assert!(ended.stdout.contains(words), "{words}: {}", ended.stdout);

@@ -3,6 +3,7 @@
 //! `make test-e2e` sets both up. Each test compares the namespace and the engine before and after: whatever a session
 //! did, nothing of it may stay.
 
+mod account;
 mod app_ends;
 mod bad_input;
 mod compose;

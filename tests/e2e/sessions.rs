@@ -1,8 +1,10 @@
 //! Several sessions: seen, ended and taken over from another terminal, by `status`, `stop`, `restore --all` and
 //! `--take-over`.
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
+use crate::gate::Gate;
 use crate::support::{
     NAMESPACE, PATIENCE, Tpdocker, assert_restored, kubeconfig_of_a_dead_server, kubectl, runtime_dir, staging, status,
     until, until_answered_by, world,
@@ -84,6 +86,32 @@ fn what_is_left_when_a_restart_of_the_machine_took_the_record_is_found_and_remov
         Tpdocker::run(&["restore", "-n", NAMESPACE, "deployment/servicename"]).code(0);
         assert_restored(&before);
     }
+}
+
+#[test]
+fn what_a_session_left_whose_cluster_is_gone_is_removed_here_alone() {
+    let _staging = staging();
+    let before = world();
+    let gate = Gate::of_the_cluster(None);
+    let session = Tpdocker::spawn(gate.before(&mut Tpdocker::command(&SWAP)));
+    session.says("is answered here");
+    session.signal(Signal::SIGKILL);
+    session.wait();
+    drop(gate);
+
+    let seen = status();
+    let id = seen["machine"]["sessions"][0]["session"].as_str().expect("its record is there");
+    let local = format!("tpdocker stop {id} --local");
+    let refused = Tpdocker::run(&["stop", id]).code(90);
+    assert!(refused.stderr.contains(&local), "{}", refused.stderr);
+    let elsewhere = Tpdocker::run(&["restore", "-n", NAMESPACE, "thing1"]).code(0);
+    assert!(!elsewhere.stderr.contains(id), "{}", elsewhere.stderr);
+    let stopped = Tpdocker::run(&["stop", id, "--local"]).code(0);
+    assert!(stopped.stderr.contains(&format!("2 containers of session {id} were removed")), "{}", stopped.stderr);
+    assert_eq!(status()["machine"]["sessions"].as_array().map(Vec::len), Some(0));
+    assert_eq!(replicas(), "0", "the cluster is not asked");
+    Tpdocker::run(&["restore", "-n", NAMESPACE, "servicename"]).code(0);
+    assert_restored(&before);
 }
 
 #[test]

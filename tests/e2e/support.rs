@@ -36,9 +36,11 @@ pub fn staging() -> Staging {
     let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     READY.call_once(|| {
         load_proxy_image();
-        // A run that was killed leaves what its sessions had, and these tests look at all that there is.
-        let left = Tpdocker::run(&["restore", "-n", NAMESPACE, "--all"]).code(0);
-        eprintln!("before the first test:\n{}", left.stderr);
+        // A run that was killed leaves what its sessions had, and these tests look at all that there is. The server that
+        // such a session had may have been a test's own relay, which is gone with it.
+        for undo in [&["stop", "--all", "--local"][..], &["restore", "-n", NAMESPACE, "--all"]] {
+            eprintln!("before the first test:\n{}", Tpdocker::run(undo).code(0).stderr);
+        }
     });
     let (ended, running) = mpsc::channel();
     let test = std::thread::current().name().unwrap_or_default().to_owned();
@@ -388,36 +390,6 @@ pub fn http_get(address: &str, path: &str) -> std::io::Result<String> {
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or(answer))
-}
-
-/// A kubeconfig of somebody who may look at the namespace and no more.
-pub fn restricted_kubeconfig() -> tempfile::NamedTempFile {
-    apply(
-        r#"{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"RoleBinding","metadata":{"name":"onlooker"},
-            "roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"view"},
-            "subjects":[{"kind":"ServiceAccount","name":"onlooker","namespace":"staging"}]}"#,
-    );
-    kubeconfig_of_account("onlooker")
-}
-
-/// Creates a service account, and a kubeconfig with its token.
-pub fn kubeconfig_of_account(name: &str) -> tempfile::NamedTempFile {
-    let secret = format!("{name}-token");
-    let account = serde_json::json!({"apiVersion": "v1", "kind": "List", "items": [
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}},
-        {"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/service-account-token",
-         "metadata": {"name": secret, "annotations": {"kubernetes.io/service-account.name": name}}},
-    ]});
-    apply(&account.to_string());
-    let form = "-o=go-template={{with .data.token}}{{. | base64decode}}{{end}}";
-    let token = until("the account's token", PATIENCE, || {
-        let token = kubectl(&["get", "secret", &secret, form]);
-        if token.is_empty() { Err("no token yet".into()) } else { Ok(token) }
-    });
-    let mut config = config_json();
-    config["users"] = serde_json::json!([{"name": name, "user": {"token": token}}]);
-    config["contexts"][0]["context"]["user"] = name.into();
-    write_config(&config)
 }
 
 /// `kubectl apply` of a manifest.

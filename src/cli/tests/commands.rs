@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use super::{failure, run, settings, surroundings, wrong};
 use crate::cli::{Request, Surroundings, parse};
-use crate::settings::{Command, ComposeAction, ImageSettings, OutputFormat, RbacTarget, Subject, TargetKind, Which};
+use crate::settings::{
+    Command, ComposeAction, ImageSettings, OutputFormat, RbacTarget, StopSettings, Subject, TargetKind, Which,
+};
 
 #[test]
 fn v_is_a_volume_after_run_and_verbosity_in_front_of_it() {
@@ -154,9 +156,11 @@ fn stop_takes_the_only_session_unless_it_is_told_which() {
         Command::Stop(which) => which,
         other => panic!("{other:?}"),
     };
-    assert_eq!(stop(&[]), Which::Only);
-    assert_eq!(stop(&["a1"]), Which::Session("a1".into()));
-    assert_eq!(stop(&["--all"]), Which::All);
+    let settings = |which, local| StopSettings { which, local };
+    assert_eq!(stop(&[]), settings(Which::Only, false));
+    assert_eq!(stop(&["a1"]), settings(Which::Session("a1".into()), false));
+    assert_eq!(stop(&["--all"]), settings(Which::All, false));
+    assert_eq!(stop(&["--all", "--local"]), settings(Which::All, true));
     failure(&["tpdocker", "stop", "--all", "a1"]);
 }
 
