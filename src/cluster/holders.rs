@@ -40,11 +40,12 @@ pub enum Scope {
     Everywhere,
 }
 
-/// What a proxy's readiness tells: it is ready only while a session is attached and its app listens.
+/// What a proxy's readiness tells: it is ready while a session is attached and its app listens, and, where a letter lets its
+/// callers wait, for the grace time after the session was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ProxyState {
-    /// A session is attached, and its app listens.
+    /// A session is attached, or was until a moment ago, and its app listens.
     Attached,
     /// There is a proxy; no session is attached, or its app does not listen.
     NotReady,

@@ -9,6 +9,7 @@
 //! GET     workload                                                    is the server there?
 //! PATCH   workload   test uid, record, replicas 0 → replicas, record removed
 //! PATCH   workload   test uid, record             → record removed        somebody else had scaled it
+//! GET     endpoints  of the workload's Services: who answers the callers that have waited?
 //! DELETE  proxy      precondition uid; what belongs to it goes along
 //! ```
 //! The conditions are tested by the API server (JSON Patch, RFC 6902), in one step with the change: a letter that comes too
@@ -19,7 +20,7 @@ use std::time::Duration;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
-use k8s_openapi::api::core::v1::{ConfigMap, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::Resource as _;
@@ -27,7 +28,7 @@ use kube::api::PostParams;
 use serde_json::json;
 use tpdocker_protocol::contract::{ANNOTATION_SWAP, LABEL_ROLE, LABEL_SESSION, ROLE_LETTER};
 use tpdocker_protocol::control::{EnvVar, SwapRecord};
-use tpdocker_protocol::letter::{Letter, LetterRequest, Method, Token};
+use tpdocker_protocol::letter::{Letter, LetterRequest, MAX_SERVING, Method, Token};
 
 use super::connect::Cluster;
 use super::error::{Cause, ClusterError};
@@ -89,10 +90,12 @@ impl Cluster {
         let ca = ca.ok_or_else(|| unknown(format!("{ROOT_CA} has no {ROOT_CA_KEY}")))?;
         let kind = workload.reference.kind;
         self.make("create a ServiceAccount", &account(proxy)).await?;
-        self.make("create a Role", &role(proxy, kind, &workload.reference.name)).await?;
+        self.make("create a Role", &role(proxy, kind, workload)).await?;
         self.make("create a RoleBinding", &binding(proxy, self.namespace())).await?;
         let (token, valid) = (Token(String::new()), Duration::ZERO);
-        let letter = Letter { host, port, ca, token, grace, valid, requests: Vec::new() };
+        let serving =
+            workload.services.iter().take(MAX_SERVING).map(|name| endpoints_of(self.namespace(), name)).collect();
+        let letter = Letter { host, port, ca, token, grace, valid, requests: Vec::new(), serving };
         let (reference, uid) = (workload.reference.clone(), workload.uid.clone());
         let mut head = Letterhead { workload: reference, uid, proxy: proxy.clone(), letter };
         head.write(record)?;
@@ -169,18 +172,23 @@ fn account(proxy: &Proxy) -> ServiceAccount {
     }
 }
 
-fn role(proxy: &Proxy, kind: Kind, workload: &str) -> Role {
-    let rule = |resource: &str, name: &str, verbs: &[&str]| PolicyRule {
-        api_groups: Some(vec![Deployment::group(&()).into_owned()]),
+fn role(proxy: &Proxy, kind: Kind, workload: &Workload) -> Role {
+    let rule = |group: &str, resource: &str, names: &[String], verbs: &[&str]| PolicyRule {
+        api_groups: Some(vec![group.to_owned()]),
         resources: Some(vec![resource.to_owned()]),
-        resource_names: Some(vec![name.to_owned()]),
+        resource_names: Some(names.to_vec()),
         verbs: verbs.iter().map(|verb| (*verb).to_owned()).collect(),
         ..PolicyRule::default()
     };
-    let rules = vec![
-        rule(kind.resource(), workload, &["get", "patch"]),
-        rule(Kind::Deployment.resource(), &proxy.name, &["delete"]),
+    let apps = Deployment::group(&());
+    let mut rules = vec![
+        rule(&apps, kind.resource(), std::slice::from_ref(&workload.reference.name), &["get", "patch"]),
+        rule(&apps, Kind::Deployment.resource(), std::slice::from_ref(&proxy.name), &["delete"]),
     ];
+    // A rule without names would be one for all of them.
+    if !workload.services.is_empty() {
+        rules.push(rule(&Endpoints::group(&()), Endpoints::plural(&()).as_ref(), &workload.services, &["list"]));
+    }
     Role { metadata: metadata(proxy), rules: Some(rules) }
 }
 
@@ -199,6 +207,12 @@ fn binding(proxy: &Proxy, namespace: &str) -> RoleBinding {
             ..Subject::default()
         }]),
     }
+}
+
+/// A list of one, since a login that swaps may list them. A rule that names it covers a list that is narrowed to its name.
+/// <https://kubernetes.io/docs/reference/access-authn-authz/rbac/#referring-to-resources>
+fn endpoints_of(namespace: &str, service: &str) -> String {
+    format!("/api/v1/namespaces/{namespace}/endpoints?fieldSelector=metadata.name%3D{service}")
 }
 
 fn requests(head: &Letterhead, record: &SwapRecord) -> Result<Vec<LetterRequest>, ClusterError> {

@@ -1,10 +1,11 @@
 //! A session whose machine is gone: the proxy puts the original back by itself, or says beforehand that it cannot.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
 
+use crate::load::{APP, Load};
 use crate::nodes::{evict, pod_of};
 use crate::rights::with_role;
 use crate::support::{
@@ -62,6 +63,36 @@ fn after_a_kill_the_proxy_puts_the_original_back_and_leaves_nothing() {
 }
 
 #[test]
+fn nobody_is_refused_when_a_session_is_killed_and_the_proxy_puts_the_original_back() {
+    let _staging = staging();
+    let before = world();
+    let load = Load::start();
+    load.goes_on();
+    let session = Tpdocker::start(&[&SWAP[..], &["python3", "-c", APP]].concat());
+    session.says("servicename is at 0");
+    load.goes_on();
+    session.signal(Signal::SIGKILL);
+    let killed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    session.wait();
+    until_nothing_is_left();
+    load.goes_on();
+    let mut report = load.end();
+    // The app has gone, and with it whom it had accepted.
+    let with_the_app = report.failed.extract_if(.., |failed| failed.opened < killed).count();
+    println!(
+        "{} requests, {} failed that were under way at the kill, {} later; longest {:.1} s",
+        report.answered(),
+        with_the_app,
+        report.failed.len(),
+        report.longest
+    );
+    assert!(report.failed.is_empty() && report.answers.len() == 2, "killed at {killed}: {report:?}");
+    // So many at most: its threads.
+    assert!(with_the_app <= 6, "{with_the_app}");
+    clean_this_machine(&before);
+}
+
+#[test]
 fn a_proxy_that_is_evicted_while_its_client_is_gone_puts_the_original_back_before_it_leaves() {
     let _staging = staging();
     let before = world();
@@ -113,7 +144,7 @@ fn the_proxy_puts_back_the_number_that_somebody_set_before_the_swap() {
 fn the_printed_role_lets_the_proxy_restore_too() {
     let _staging = staging();
     let before = world();
-    with_role(str::to_owned, |config| comes_back_by_itself(config.path()));
+    comes_back_by_itself(with_role(str::to_owned).config());
     clean_this_machine(&before);
 }
 
@@ -127,19 +158,19 @@ fn without_the_rights_for_it_a_session_says_that_the_proxy_cannot_restore_and_wh
         let (_, binding) = rest.split_once("---\n").expect("the binding");
         format!("{needed}---\n{binding}")
     };
-    with_role(without, |config| {
-        let session = swap(config.path());
-        session.says("is answered here");
-        let ended = session.interrupt();
-        assert_eq!(ended.stderr.matches(CANNOT).count(), 1, "{}", ended.stderr);
-        for told in [
-            "this login may not get configmaps, create serviceaccounts, create serviceaccounts/token",
-            "tpdocker restore -n staging deployment/servicename",
-            "tpdocker rbac -n staging --swap deployment/servicename",
-            "servicename is back, 2/2 ready",
-        ] {
-            assert!(ended.stderr.contains(told), "{told:?} is not in:\n{}", ended.stderr);
-        }
-    });
+    let account = with_role(without);
+    let session = swap(account.config());
+    session.says("is answered here");
+    let ended = session.interrupt();
+    assert_eq!(ended.stderr.matches(CANNOT).count(), 1, "{}", ended.stderr);
+    for told in [
+        "this login may not get configmaps, create serviceaccounts, create serviceaccounts/token",
+        "tpdocker restore -n staging deployment/servicename",
+        "tpdocker rbac -n staging --swap deployment/servicename",
+        "servicename is back, 2/2 ready",
+    ] {
+        assert!(ended.stderr.contains(told), "{told:?} is not in:\n{}", ended.stderr);
+    }
+    drop(account);
     assert_restored(&before);
 }

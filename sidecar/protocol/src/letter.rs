@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 
 /// Requests of a letter; a swap is undone by four.
 pub const MAX_REQUESTS: usize = 8;
+/// Services whose endpoints are asked for; a workload has one or two.
+pub const MAX_SERVING: usize = 32;
 /// Bytes of a path: a namespace, a kind and a name are a tenth of it.
 pub const MAX_PATH: usize = 2048;
 /// Bytes of a body: a patch holds one annotation, and those are small.
@@ -38,6 +40,9 @@ pub struct Letter {
     pub valid: Duration,
     /// What is posted, in this order. The first one changes nothing: it is also posted to see whether the server is there.
     pub requests: Vec<LetterRequest>,
+    /// Paths under which the server lists the Endpoints of the workload's Services. Asked before the first DELETE, until
+    /// they name somebody: callers who wait meanwhile are passed on there.
+    pub serving: Vec<String>,
 }
 
 /// A bearer token (RFC 6750). `Debug` does not show it.
@@ -117,17 +122,20 @@ impl Letter {
             if length > limit { Err(LetterError::TooLarge { what, length, limit }) } else { Ok(()) }
         };
         bounded("the list of requests", self.requests.len(), MAX_REQUESTS)?;
+        bounded("the list of Services", self.serving.len(), MAX_SERVING)?;
         bounded("the token", self.token.0.len(), MAX_TOKEN)?;
         bounded("the certificates", self.ca.len(), MAX_CA)?;
         in_a_line("the host", &self.host)?;
         in_a_line("the token", &self.token.0)?;
-        for request in &self.requests {
-            bounded("a path", request.path.len(), MAX_PATH)?;
-            bounded("a body", request.body.len(), MAX_BODY)?;
-            in_a_line("a path", &request.path)?;
-            if !request.path.starts_with('/') {
+        for path in self.requests.iter().map(|request| &request.path).chain(&self.serving) {
+            bounded("a path", path.len(), MAX_PATH)?;
+            in_a_line("a path", path)?;
+            if !path.starts_with('/') {
                 return Err(LetterError::Line("a path"));
             }
+        }
+        for request in &self.requests {
+            bounded("a body", request.body.len(), MAX_BODY)?;
             if let Some(kind) = &request.content_type {
                 in_a_line("a content type", kind)?;
             }
@@ -158,6 +166,7 @@ mod tests {
             grace: Duration::from_mins(1),
             valid: Duration::from_mins(20),
             requests: vec![request(Method::Get), request(Method::Delete)],
+            serving: vec!["/api/v1/namespaces/a/endpoints".into()],
         }
     }
 
@@ -193,6 +202,7 @@ mod tests {
                 but(|it| it.token = Token(bad.into())),
                 but(|it| it.requests[1].path = format!("/{bad}\n")),
                 but(|it| it.requests[1].content_type = Some(bad.into())),
+                but(|it| it.serving[0] = format!("/{bad}\n")),
             ] {
                 assert!(matches!(wrong.check(), Err(LetterError::Line(_))), "{wrong:?}");
             }
@@ -208,6 +218,8 @@ mod tests {
             but(|it| it.ca = "c".repeat(MAX_CA + 1)),
             but(|it| it.requests[0].path = format!("/{}", "p".repeat(MAX_PATH))),
             but(|it| it.requests[1].body = "b".repeat(MAX_BODY + 1)),
+            but(|it| it.serving = vec!["/s".into(); MAX_SERVING + 1]),
+            but(|it| it.serving[0] = format!("/{}", "p".repeat(MAX_PATH))),
         ] {
             assert!(matches!(large.check(), Err(LetterError::TooLarge { .. })));
         }

@@ -75,8 +75,9 @@ fn letter() -> impl Strategy<Value = Letter> {
         .prop_map(|(method, path, content_type, body, done)| LetterRequest { method, path, content_type, body, done });
     let place = (any::<String>(), any::<u16>(), any::<String>(), any::<String>());
     let times = (any::<u32>(), any::<u32>());
-    (place, times, prop::collection::vec(request, 0..4)).prop_map(
-        |((host, port, ca, token), (grace, valid), requests)| Letter {
+    let serving = prop::collection::vec(any::<String>(), 0..3);
+    (place, times, prop::collection::vec(request, 0..4), serving).prop_map(
+        |((host, port, ca, token), (grace, valid), requests, serving)| Letter {
             host,
             port,
             ca,
@@ -84,6 +85,7 @@ fn letter() -> impl Strategy<Value = Letter> {
             grace: Duration::from_millis(grace.into()),
             valid: Duration::from_millis(valid.into()),
             requests,
+            serving,
         },
     )
 }

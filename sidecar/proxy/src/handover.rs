@@ -4,6 +4,14 @@
 //! its ports stay open, with or without a tunnel: who calls waits here, and so does who waited in the sidecar for the
 //! app to listen again. When the CLI names pods of the original, connections are spliced to the same port of one of them.
 //!
+//! A client that is gone without a word leaves the pod in the same way, where a letter will bring the original back soon:
+//!
+//! ```text
+//! app ──tunnel lost──→ waiting ──letter: pods of the original serve──→ original
+//!  ↑                      │ new tunnel                                    ↑
+//!  └──────────────────────┘               app ──CLI: the app has ended────┘
+//! ```
+//!
 //! A pod that is deleted gets connections for about a second more, until every node has heard of it
 //! (<https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#pod-termination-flow>). So [`Handover::drain`] goes
 //! on until nobody has called for a while, also when it is another session's proxy or another pod that comes after this
@@ -29,11 +37,22 @@ const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// So long nobody must have called: kube-proxy writes its rules at most once a second by default.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// Who answers instead of the app; nobody asks as long as it has not begun.
+/// Who answers callers.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+enum Stage {
+    /// The app, through the tunnel.
+    #[default]
+    App,
+    /// Nobody: the client is gone, and comes back or not.
+    Waiting,
+    /// The pods of the original, which may be none yet.
+    Original(Vec<IpAddr>),
+}
+
+/// Who answers instead of the app.
 #[derive(Debug, Default)]
 pub(crate) struct Handover {
-    /// `None` before it has begun; then the pods of the original, which may be none yet.
-    to: watch::Sender<Option<Vec<IpAddr>>>,
+    stage: watch::Sender<Stage>,
     /// Connections that came so far.
     calls: watch::Sender<u64>,
     /// Connections that somebody is served on, or waits on.
@@ -46,7 +65,7 @@ pub(crate) struct Handover {
 impl Handover {
     /// Begins, or names other pods.
     pub(crate) fn hand_over(&self, to: Vec<IpAddr>) {
-        self.to.send_replace(Some(to));
+        self.stage.send_replace(Stage::Original(to));
     }
 
     /// Somebody called, whoever answers.
@@ -54,19 +73,49 @@ impl Handover {
         self.calls.send_modify(|calls| *calls += 1);
     }
 
+    /// Whether it is not the app that answers.
     pub(crate) fn has_begun(&self) -> bool {
-        self.to.borrow().is_some()
+        *self.stage.borrow() != Stage::App
+    }
+
+    /// Whether the client is gone, and who calls waits.
+    pub(crate) fn is_waiting(&self) -> bool {
+        *self.stage.borrow() == Stage::Waiting
     }
 
     /// Whether the original serves: pods of it are named.
     pub(crate) fn is_served(&self) -> bool {
-        self.to.borrow().as_ref().is_some_and(|to| !to.is_empty())
+        matches!(&*self.stage.borrow(), Stage::Original(to) if !to.is_empty())
     }
 
     /// Resolves when it begins.
     pub(crate) async fn begun(&self) {
         // The sender is here, so this does not fail.
-        drop(self.to.subscribe().wait_for(Option::is_some).await);
+        drop(self.stage.subscribe().wait_for(|stage| *stage != Stage::App).await);
+    }
+
+    /// The tunnel is lost: whoever calls waits for the next one, or for the original.
+    pub(crate) fn wait(&self, listeners: Listeners) {
+        self.keep(listeners);
+        self.stage.send_if_modified(|stage| {
+            let app = *stage == Stage::App;
+            if app {
+                *stage = Stage::Waiting;
+            }
+            app
+        });
+    }
+
+    /// Ends the waiting, if it is that: there is a tunnel again, or there will be nobody. Gives back the ports.
+    pub(crate) fn stop_waiting(&self) -> Option<Listeners> {
+        let waited = self.stage.send_if_modified(|stage| {
+            let waiting = *stage == Stage::Waiting;
+            if waiting {
+                *stage = Stage::App;
+            }
+            waiting
+        });
+        if waited { self.kept.lock().unwrap_or_else(PoisonError::into_inner).take() } else { None }
     }
 
     /// The ports outlive the tunnel that opened them.
@@ -90,13 +139,20 @@ impl Handover {
         self.leaving.subscribe()
     }
 
-    /// Splices a connection to `port` of the original, as soon as there is one. Resets it when no pod can be reached.
-    pub(crate) async fn pass_on(&self, port: u16, caller: TcpStream) {
-        let named = |to: &Option<Vec<IpAddr>>| to.as_ref().is_some_and(|to| !to.is_empty());
-        let to = match self.to.subscribe().wait_for(named).await {
-            Ok(to) => to.clone().unwrap_or_default(),
-            Err(_) => Vec::new(),
+    /// Splices a connection to `port` of the original, as soon as there is one. Resets it when no pod can be reached, and
+    /// gives it back when it is the app's again.
+    pub(crate) async fn pass_on(&self, port: u16, caller: TcpStream) -> Option<TcpStream> {
+        let decided = |stage: &Stage| match stage {
+            Stage::App => true,
+            Stage::Waiting => false,
+            Stage::Original(to) => !to.is_empty(),
         };
+        let stage = match self.stage.subscribe().wait_for(decided).await {
+            Ok(stage) => stage.clone(),
+            // The sender is here, so this does not happen.
+            Err(_) => Stage::Original(Vec::new()),
+        };
+        let Stage::Original(to) = stage else { return Some(caller) };
         let outcome = match self.dial(&to, port).await {
             Ok(pod) => relay::relay(caller, pod, self.leaving()).await,
             Err(error) => {
@@ -108,6 +164,7 @@ impl Handover {
             Ok(Traffic { up, down }) => tracing::debug!("passed on to port {port}: {up} bytes up, {down} down"),
             Err(error) => tracing::info!("a connection to port {port} could not be passed on: {error}"),
         }
+        None
     }
 
     /// The pods take turns; one that does not answer is passed over.

@@ -13,23 +13,35 @@
 //! The letter is nowhere else. So a pod that is told to leave (a drained node, an eviction) waits for a word of its client,
 //! who brings the same letter to the next pod; one whose client is gone, or goes now, posts it before it leaves.
 //!
-//! The pod is unready then and its ports are closed, since the tunnel went with the client: nobody is sent here, so
-//! nobody has to be passed on to the original, whose pods get the callers as soon as they are ready.
+//! Who calls meanwhile waits ([`crate::handover`]) where the grace time is short enough for that, and is passed on to the
+//! original: after the request that brings it back, and before the one that deletes this proxy, the letter's Services are
+//! asked until pods stand behind them. With a longer grace time, or without a letter, the ports are closed when the tunnel
+//! ends, and the pod is unready: nobody is sent here.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
-use tpdocker_protocol::letter::{Letter, LetterRequest};
+use tpdocker_protocol::letter::{Letter, LetterRequest, Method};
 
+use crate::handover::Handover;
 use crate::post::{Post, PostError};
+use crate::status::Status;
+use crate::{endpoints, pod};
 
 /// First and longest pause between two attempts: a server that restarts is back within seconds, one that is being repaired
 /// is not hurried.
 const RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 /// How long the client of a pod that leaves may be gone: it dials a connection that was lost again after a second.
 const GRACE_OF_LEAVING: Duration = Duration::from_secs(2);
+/// With a longer grace time callers are refused at once and do not wait: most have given up before.
+const WORTH_WAITING: Duration = Duration::from_mins(2);
+/// How long the original may take until a pod of it is ready, before the proxy goes all the same.
+const ORIGINAL_READY_WITHIN: Duration = Duration::from_mins(5);
+/// Between two looks at the original's pods.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
 /// At most one letter, and whether its client is there.
 #[derive(Debug, Default)]
@@ -93,8 +105,13 @@ impl Letterbox {
         }
     }
 
+    /// Whether callers wait for a client that is gone: what is posted then will bring the original soon enough.
+    pub(crate) fn is_worth_waiting_for(&self) -> bool {
+        self.0.borrow().letter.as_ref().is_some_and(|kept| kept.post.letter().grace <= WORTH_WAITING)
+    }
+
     /// Posts each letter whose client is gone.
-    pub(crate) async fn run(&self) {
+    pub(crate) async fn run(&self, handover: &Handover, status: &Status) {
         loop {
             let kept = self.abandoned().await;
             let grace = kept.post.letter().grace;
@@ -105,9 +122,13 @@ impl Letterbox {
             let posted = match self.reach(&kept).await {
                 Look::Back => continue,
                 Look::Late if self.returned_within(grace).await => continue,
-                Look::Fine | Look::Late => self.post_all(&kept).await,
+                Look::Fine | Look::Late => self.post_all(&kept, handover).await,
                 Look::Never => false,
             };
+            // Who waits in vain is refused; where the original serves, nobody waits any more.
+            if handover.stop_waiting().is_some() {
+                status.detached();
+            }
             tracing::warn!("the letter is {}", if posted { "posted" } else { "forgotten: its token is no good" });
             self.forget(&kept);
         }
@@ -178,8 +199,11 @@ impl Letterbox {
     }
 
     /// Everything, in order; `false` when the token was no good before the end.
-    async fn post_all(&self, kept: &Kept) -> bool {
+    async fn post_all(&self, kept: &Kept, handover: &Handover) -> bool {
         for request in &kept.post.letter().requests {
+            if request.method == Method::Delete && handover.is_waiting() {
+                self.pass_on(kept, handover).await;
+            }
             if !self.post_one(kept, request).await {
                 return false;
             }
@@ -204,6 +228,23 @@ impl Letterbox {
         false
     }
 
+    /// Has who waits answered by the original, as soon as a pod of it is ready.
+    async fn pass_on(&self, kept: &Kept, handover: &Handover) {
+        let until = kept.expires.min(Instant::now() + ORIGINAL_READY_WITHIN);
+        while handover.is_waiting() && Instant::now() < until {
+            match kept.serving().await {
+                Ok(to) if !to.is_empty() => {
+                    tracing::info!("who waits is passed on to {to:?}");
+                    return handover.hand_over(to);
+                }
+                Ok(_) => {}
+                Err(error) if error.is_refusal() => return tracing::warn!("who waits cannot be passed on: {error}"),
+                Err(error) => tracing::warn!("who waits is not passed on yet: {error}"),
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
+
     /// Unless there is another one by now.
     fn forget(&self, posted: &Arc<Kept>) {
         self.0.send_modify(|state| {
@@ -220,6 +261,17 @@ impl Kept {
             Some(first) => self.post.send(first).await,
             None => Ok(0),
         }
+    }
+
+    /// The pods behind the letter's Services, but for this one.
+    async fn serving(&self) -> Result<Vec<IpAddr>, PostError> {
+        let own = pod::interface_addresses().unwrap_or_default();
+        let mut serving = Vec::new();
+        for path in &self.post.letter().serving {
+            let addresses = endpoints::ready(&self.post.read(path).await?);
+            serving.extend(addresses.into_iter().filter(|address| !own.contains(address)));
+        }
+        Ok(serving)
     }
 }
 

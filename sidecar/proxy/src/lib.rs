@@ -12,12 +12,13 @@
 //! - [`control`] — answers to the CLI, with [`pod`] for what the swapped container would see and [`files`] for its files;
 //! - [`session`] — one attached tunnel, with [`dial`], [`listeners`], [`udp`], [`ping`] and [`icmp`] for what it asks;
 //! - [`handover`] — who calls at the end of a session or of the pod, with [`relay`] and [`parting`];
-//! - [`letterbox`] — what is done when the CLI is gone for good, with [`post`];
+//! - [`letterbox`] — what is done when the CLI is gone for good, with [`post`] and [`endpoints`];
 //! - [`status`] and [`ready`] — what the kubelet and the CLI are told.
 
 pub mod args;
 mod control;
 mod dial;
+mod endpoints;
 mod files;
 mod gate;
 mod handover;

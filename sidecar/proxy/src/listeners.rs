@@ -13,8 +13,9 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tpdocker_protocol::addr::{ClusterAddr, Scope, Target};
-use tpdocker_tunnel::{Talk, Tunnel, splice_heard};
+use tpdocker_tunnel::{OpenError, Stream, Talk, Tunnel, splice_heard};
 
 use crate::handover::Handover;
 use crate::task::OwnedTask;
@@ -26,24 +27,38 @@ const BACKLOG: i32 = 4096;
 /// Pause after a failed accept, which means that descriptors ran out: trying at once would only burn the CPU.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// The open TCP ports.
+/// `Listeners` --the tunnel to use--> connections
+type CurrentTunnel = watch::Receiver<Option<Tunnel>>;
+
+/// The open TCP ports. They may outlive a tunnel.
 #[derive(Debug)]
 pub(crate) struct Listeners {
-    tunnel: Tunnel,
+    /// The tunnel of the moment; who called in between waits for the next one.
+    tunnel_tx: watch::Sender<Option<Tunnel>>,
     handover: Arc<Handover>,
     open: BTreeMap<(u16, Scope), OwnedTask>,
 }
 
 impl Listeners {
-    pub(crate) fn new(tunnel: Tunnel, handover: Arc<Handover>) -> Self {
-        Self { tunnel, handover, open: BTreeMap::new() }
+    pub(crate) fn new(handover: Arc<Handover>) -> Self {
+        Self { tunnel_tx: watch::Sender::default(), handover, open: BTreeMap::new() }
+    }
+
+    /// From now on connections go through this tunnel, or through none.
+    pub(crate) fn follow(&self, tunnel: Option<Tunnel>) {
+        self.tunnel_tx.send_replace(tunnel);
     }
 
     /// Opens a port; one that is open stays as it is.
     pub(crate) fn open(&mut self, port: u16, scope: Scope) -> io::Result<()> {
         if let std::collections::btree_map::Entry::Vacant(slot) = self.open.entry((port, scope)) {
             let listener = listen(port, scope)?;
-            slot.insert(OwnedTask::spawn(accept(listener, port, self.tunnel.clone(), Arc::clone(&self.handover))));
+            slot.insert(OwnedTask::spawn(accept(
+                listener,
+                port,
+                self.tunnel_tx.subscribe(),
+                Arc::clone(&self.handover),
+            )));
         }
         Ok(())
     }
@@ -102,12 +117,12 @@ pub(crate) fn canonical(address: SocketAddr) -> ClusterAddr {
     ClusterAddr(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
-async fn accept(listener: TcpListener, port: u16, tunnel: Tunnel, handover: Arc<Handover>) {
+async fn accept(listener: TcpListener, port: u16, tunnel_rx: CurrentTunnel, handover: Arc<Handover>) {
     loop {
         match listener.accept().await {
             Ok((socket, peer)) => {
                 handover.called();
-                tokio::spawn(deliver(tunnel.clone(), Arc::clone(&handover), port, canonical(peer), socket));
+                tokio::spawn(deliver(tunnel_rx.clone(), Arc::clone(&handover), port, canonical(peer), socket));
             }
             Err(error) => {
                 tracing::warn!("cannot accept on port {port}: {error}");
@@ -117,15 +132,26 @@ async fn accept(listener: TcpListener, port: u16, tunnel: Tunnel, handover: Arc<
     }
 }
 
-async fn deliver(tunnel: Tunnel, handover: Arc<Handover>, port: u16, peer: ClusterAddr, socket: TcpStream) {
+async fn deliver(
+    mut tunnel_rx: CurrentTunnel,
+    handover: Arc<Handover>,
+    port: u16,
+    peer: ClusterAddr,
+    mut socket: TcpStream,
+) {
     let _counted = handover.counted();
-    let opened = tokio::select! {
-        biased;
-        // Whoever still waits for the app is the original's.
-        () = handover.begun() => return handover.pass_on(port, socket).await,
-        opened = tunnel.open(Target::Deliver { port, peer }) => opened,
+    let stream = loop {
+        tokio::select! {
+            biased;
+            // Whoever still waits for the app is the original's, unless the app comes back before.
+            () = handover.begun() => match handover.pass_on(port, socket).await {
+                Some(back) => socket = back,
+                None => return,
+            },
+            opened = open(&mut tunnel_rx, Target::Deliver { port, peer }) => break opened,
+        }
     };
-    match opened {
+    match stream {
         Ok(stream) => {
             let talk = Talk::default();
             let mut splicing = pin!(splice_heard(stream, &socket, &talk));
@@ -140,12 +166,26 @@ async fn deliver(tunnel: Tunnel, handover: Arc<Handover>, port: u16, peer: Clust
             };
             tracing::debug!("connection from {} to port {port}: {report:?}", peer.0);
         }
-        // It may be the tunnel that has just ended.
-        Err(_) if handover.has_begun() => handover.pass_on(port, socket).await,
-        Err(error) => {
-            tracing::debug!("connection from {} to port {port}: {error}", peer.0);
+        Err(why) => {
+            tracing::debug!("connection from {} to port {port}: {why}", peer.0);
             // The caller sees a reset and not an orderly end: nobody has answered it.
             relay::reset(&socket);
+        }
+    }
+}
+
+/// Opens a stream through the tunnel of the moment. When that ends before there was an answer, the app has not been
+/// asked, or has heard nothing: the next one is tried. Fails when there will be none.
+async fn open(tunnel_rx: &mut CurrentTunnel, target: Target) -> Result<Stream, String> {
+    loop {
+        let Some(tunnel) = tunnel_rx.wait_for(Option::is_some).await.map_err(|_| "no tunnel any more")?.clone() else {
+            continue;
+        };
+        match tunnel.open(target).await {
+            Ok(stream) => return Ok(stream),
+            Err(OpenError::Refused(errno)) => return Err(errno.to_string()),
+            // Its session tells in a moment what comes after it.
+            Err(OpenError::Closed(_)) => tunnel_rx.changed().await.map_err(|_| "the tunnel has ended")?,
         }
     }
 }

@@ -1,7 +1,9 @@
-//! One request of a letter: a connection of its own over TLS, HTTP/1.1 written by hand, and the status of the answer.
+//! One request of a letter: a connection of its own over TLS, HTTP written by hand, and the status of the answer, or its
+//! content.
 //!
-//! A client for a handful of requests needs no pool, no redirects and no bodies of answers. The server is known by the
-//! letter's certificates alone: the image holds none.
+//! A client for a handful of requests needs no pool and no redirects. It speaks HTTP/1.0, whose answers come in one piece
+//! (RFC 9112, section 6.1: no transfer coding to a client of that version). The server is known by the letter's
+//! certificates alone: the image holds none.
 
 use std::io;
 use std::net::IpAddr;
@@ -12,16 +14,19 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
-use tpdocker_protocol::letter::{Letter, LetterError, LetterRequest};
+use tpdocker_protocol::letter::{Letter, LetterError, LetterRequest, Method};
 
 /// Time for one request, the connection included: a network policy may drop its packets, and there are more attempts.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// A status line: the version, three digits and a phrase.
 const MAX_STATUS_LINE: usize = 1024;
+/// Of an answer that is read: the endpoints of a Service with a few thousand pods.
+const MAX_ANSWER: u64 = 4 << 20;
 
 /// Why a letter cannot be posted.
 #[derive(Debug, thiserror::Error)]
@@ -103,22 +108,45 @@ impl Post {
 
     /// Posts one request; done when its answer is one of those that are expected.
     pub(crate) async fn send(&self, request: &LetterRequest) -> Result<u16, PostError> {
-        let (host, port) = (self.letter.host.clone(), self.letter.port);
-        let answer = match timeout(ANSWER_WITHIN, self.exchange(request)).await {
-            Ok(answer) => answer,
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {ANSWER_WITHIN:?}"))),
-        };
-        match answer {
+        match in_time(async { self.exchange(request).await.map(|(status, _)| status) }).await {
             Ok(status) if request.done.contains(&status) => Ok(status),
-            Ok(status) => {
-                let (method, path) = (request.method.as_str(), request.path.clone());
-                Err(PostError::Status { host, port, method, path, status })
-            }
-            Err(source) => Err(PostError::Io { host, port, source }),
+            Ok(status) => Err(self.answered(request, status)),
+            Err(source) => Err(self.failed(source)),
         }
     }
 
-    async fn exchange(&self, request: &LetterRequest) -> io::Result<u16> {
+    /// What the server has under a path.
+    pub(crate) async fn read(&self, path: &str) -> Result<Vec<u8>, PostError> {
+        let path = path.to_owned();
+        let request =
+            LetterRequest { method: Method::Get, path, content_type: None, body: String::new(), done: vec![200] };
+        let read = in_time(async {
+            let (status, stream) = self.exchange(&request).await?;
+            let mut rest = Vec::new();
+            stream.take(MAX_ANSWER).read_to_end(&mut rest).await?;
+            Ok((status, rest))
+        });
+        match read.await {
+            Ok((200, rest)) => {
+                let begins = rest.windows(4).position(|end| end == b"\r\n\r\n").map_or(rest.len(), |head| head + 4);
+                Ok(rest[begins..].to_vec())
+            }
+            Ok((status, _)) => Err(self.answered(&request, status)),
+            Err(source) => Err(self.failed(source)),
+        }
+    }
+
+    fn answered(&self, request: &LetterRequest, status: u16) -> PostError {
+        let (host, port) = (self.letter.host.clone(), self.letter.port);
+        PostError::Status { host, port, method: request.method.as_str(), path: request.path.clone(), status }
+    }
+
+    fn failed(&self, source: io::Error) -> PostError {
+        PostError::Io { host: self.letter.host.clone(), port: self.letter.port, source }
+    }
+
+    /// The status of the answer, and where its fields come from.
+    async fn exchange(&self, request: &LetterRequest) -> io::Result<(u16, TlsStream<TcpStream>)> {
         let connection = TcpStream::connect((self.letter.host.as_str(), self.letter.port)).await?;
         connection.set_nodelay(true)?;
         let mut stream = self.tls.connect(self.server.clone(), connection).await?;
@@ -126,16 +154,18 @@ impl Post {
         stream.flush().await?;
         let mut line = Vec::new();
         while !line.ends_with(b"\r\n") {
-            // Byte by byte of what TLS has decrypted already; the rest of the answer is not read.
+            // Byte by byte of what TLS has decrypted already.
             line.push(stream.read_u8().await?);
             if line.len() > MAX_STATUS_LINE {
                 break;
             }
         }
-        status_of(&line).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP/1.1"))
+        let status = status_of(&line);
+        let status = status.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "the answer is not HTTP/1"))?;
+        Ok((status, stream))
     }
 
-    /// RFC 9112, section 2.1.
+    /// RFC 9112, section 2.1. The field `Host` is of HTTP/1.1, and does no harm.
     fn encode(&self, request: &LetterRequest) -> String {
         let Letter { host, port, token, .. } = &self.letter;
         let LetterRequest { method, path, content_type, body, .. } = request;
@@ -149,12 +179,17 @@ impl Post {
             .unwrap_or_default();
         let body = if content_type.is_some() { body } else { "" };
         format!(
-            "{} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: tpdocker-proxy\r\nAccept: application/json\r\n\
-             Authorization: Bearer {}\r\nConnection: close\r\n{body_is}\r\n{body}",
+            "{} {path} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: tpdocker-proxy\r\nAccept: application/json\r\n\
+             Authorization: Bearer {}\r\n{body_is}\r\n{body}",
             method.as_str(),
             token.0
         )
     }
+}
+
+async fn in_time<T>(answer: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no answer in {ANSWER_WITHIN:?}"));
+    timeout(ANSWER_WITHIN, answer).await.map_err(late)?
 }
 
 /// The status of `HTTP/1.1 200 OK`.

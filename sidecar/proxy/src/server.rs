@@ -14,8 +14,7 @@ use tpdocker_protocol::addr::Port;
 use tpdocker_protocol::admission::Role;
 use tpdocker_tunnel::{Side, Tunnel};
 
-use crate::handover::Handover;
-use crate::letterbox::Letterbox;
+use crate::session::Pod;
 use crate::status::Status;
 use crate::{control, gate, ready, session};
 
@@ -75,10 +74,7 @@ pub struct Server {
 #[derive(Debug)]
 struct Shared {
     config: Config,
-    control_port: u16,
-    status: Arc<Status>,
-    handover: Arc<Handover>,
-    letterbox: Arc<Letterbox>,
+    pod: Pod,
     attached: Mutex<Option<Attached>>,
 }
 
@@ -97,9 +93,9 @@ impl Server {
         let ready = ready::bind(&config.ready_socket)
             .map_err(|source| BindError::Ready { name: config.ready_socket.clone(), source })?;
         let status = Arc::new(Status::new(config.declared.clone()));
-        let (control_port, handover, letterbox) = (address.port(), Arc::default(), Arc::default());
-        let shared = Shared { config, control_port, status, handover, letterbox, attached: Mutex::default() };
-        let shared = Arc::new(shared);
+        let (handover, letterbox) = (Arc::default(), Arc::default());
+        let pod = Pod { status, handover, letterbox, control_port: address.port() };
+        let shared = Arc::new(Shared { config, pod, attached: Mutex::default() });
         Ok(Self { listener, address, ready, shared })
     }
 
@@ -112,17 +108,18 @@ impl Server {
     /// Then a letter that no other pod has is posted.
     pub async fn run(self, shutdown: impl Future<Output = ()>) {
         let Self { listener, ready, shared, .. } = self;
-        let mut letters = pin!(shared.letterbox.run());
+        let Pod { status, handover, letterbox, .. } = &shared.pod;
+        let mut letters = pin!(letterbox.run(handover, status));
         tokio::select! {
             () = accept(listener, Arc::clone(&shared)) => (),
-            () = ready::serve(ready, Arc::clone(&shared.status)) => (),
+            () = ready::serve(ready, Arc::clone(status)) => (),
             () = &mut letters => (),
             () = async { shutdown.await; shared.leave().await } => (),
         }
         shared.end().await;
         tokio::select! {
             () = letters => (),
-            () = shared.letterbox.cleared() => (),
+            () = letterbox.cleared() => (),
         }
     }
 }
@@ -143,16 +140,21 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 }
 
 impl Shared {
-    /// Goes on as long as somebody calls. Where they are passed on to the original, there is nothing left for a letter to do.
+    /// Goes on as long as somebody calls. Where they are passed on to the original, there is nothing left for a letter to do;
+    /// where they wait, it brings the original first.
     async fn leave(&self) {
-        if !self.handover.is_served() {
-            self.letterbox.leave();
+        let Pod { status, handover, letterbox, .. } = &self.pod;
+        if !handover.is_served() {
+            letterbox.leave();
         }
-        self.handover.drain(self.status.ready()).await;
+        if handover.is_waiting() {
+            letterbox.cleared().await;
+        }
+        handover.drain(status.ready()).await;
     }
 
     async fn end(&self) {
-        self.handover.release();
+        self.pod.handover.release();
         if let Some(attached) = self.attached.lock().await.take() {
             attached.tunnel.close("the proxy pod is stopping");
             if tokio::time::timeout(GOODBYE_TIMEOUT, attached.session).await.is_err() {
@@ -173,9 +175,8 @@ impl Shared {
         match role {
             Role::Tunnel => self.attach(connection).await,
             Role::Control => {
-                if let Err(error) =
-                    control::serve(connection, self.status.watch(), &self.handover, &self.letterbox).await
-                {
+                let Pod { status, handover, letterbox, .. } = &self.pod;
+                if let Err(error) = control::serve(connection, status.watch(), handover, letterbox).await {
                     tracing::info!("control connection: {error}");
                 }
             }
@@ -185,7 +186,8 @@ impl Shared {
     /// A newer tunnel replaces an older one: the CLI has a reason to dial anew, and knows more than this end.
     async fn attach(&self, connection: TcpStream) {
         let mut attached = self.attached.lock().await;
-        if self.handover.has_begun() {
+        let handover = &self.pod.handover;
+        if handover.has_begun() && !handover.is_waiting() {
             return tracing::warn!("a tunnel came to a session that is handed over");
         }
         if let Some(older) = attached.take() {
@@ -197,13 +199,7 @@ impl Shared {
         let (reader, writer) = connection.into_split();
         let (tunnel, events) = Tunnel::start_halves(Side::Proxy, reader, writer);
         tracing::info!("a tunnel is attached");
-        let session = session::run(
-            tunnel.clone(),
-            events,
-            Arc::clone(&self.status),
-            Arc::clone(&self.handover),
-            self.control_port,
-        );
+        let session = session::run(tunnel.clone(), events, self.pod.clone());
         let session = tokio::spawn(async move {
             // Not inside of the macro: its arguments are evaluated only where its level is enabled.
             let closed = session.await;

@@ -11,6 +11,7 @@ use tpdocker_tunnel::{Closed, Event, Events, Tunnel};
 
 use crate::dial;
 use crate::handover::Handover;
+use crate::letterbox::Letterbox;
 use crate::listeners::Listeners;
 use crate::ping::{self, PingSockets};
 use crate::pod;
@@ -20,18 +21,18 @@ use crate::udp::{IDLE_TIMEOUT, UdpSockets};
 /// Serves `tunnel` until it ends. It counts as attached once the sidecar has told its ports: a carrier that was admitted
 /// may have nobody at its other end. Ports of the app are closed after that, since nobody is there to answer on them, unless
 /// they are the [`Handover`]'s by then.
-pub(crate) async fn run(
-    tunnel: Tunnel,
-    mut events: Events,
-    status: Arc<Status>,
-    handover: Arc<Handover>,
-    control_port: u16,
-) -> Closed {
+///
+/// Where a letter brings the original back soon, who calls after the end of a tunnel waits, and the pod stays as ready as
+/// it was.
+pub(crate) async fn run(tunnel: Tunnel, mut events: Events, pod: Pod) -> Closed {
+    let Pod { status, handover, letterbox, control_port } = pod;
     let own_addresses = pod::interface_addresses().unwrap_or_else(|error| {
         tracing::warn!("{error}");
         Vec::new()
     });
-    let (tcp, udp) = (Listeners::new(tunnel.clone(), Arc::clone(&handover)), UdpSockets::new(tunnel.clone()));
+    let tcp = handover.stop_waiting().unwrap_or_else(|| Listeners::new(Arc::clone(&handover)));
+    tcp.follow(Some(tunnel.clone()));
+    let udp = UdpSockets::new(tunnel.clone());
     let mut ports = Ports { tcp, udp, control_port, own_addresses };
     let mut pings = PingSockets::new(tunnel.clone());
     let mut sweep = tokio::time::interval(ping::IDLE_TIMEOUT / 4);
@@ -69,13 +70,26 @@ pub(crate) async fn run(
             }
         }
     }
+    ports.tcp.follow(None);
     if handover.has_begun() {
         handover.keep(ports.tcp);
+    } else if letterbox.is_worth_waiting_for() {
+        handover.wait(ports.tcp);
+        status.waits();
     } else {
         status.detached();
         ports.listen(&[]).await;
     }
     tunnel.closed().await
+}
+
+/// What the tunnels of a proxy have in common.
+#[derive(Debug, Clone)]
+pub(crate) struct Pod {
+    pub(crate) status: Arc<Status>,
+    pub(crate) handover: Arc<Handover>,
+    pub(crate) letterbox: Arc<Letterbox>,
+    pub(crate) control_port: u16,
 }
 
 #[derive(Debug)]

@@ -36,6 +36,11 @@ impl Status {
         self.replace(ProxyStatus { attached: true, ready, bound, failed });
     }
 
+    /// No tunnel is attached, and who calls waits for the next one, or for the original: the pod is as ready as it was.
+    pub(crate) fn waits(&self) {
+        self.status_tx.send_if_modified(|status| std::mem::take(&mut status.attached));
+    }
+
     /// No tunnel is attached.
     pub(crate) fn detached(&self) {
         self.replace(ProxyStatus::default());
@@ -67,6 +72,8 @@ mod tests {
         assert!(!status.ready());
         status.attached(vec![web, admin], Vec::new());
         assert!(status.ready());
+        status.waits();
+        assert!(status.ready() && !status.watch().borrow().attached);
         status.detached();
         assert!(!status.ready());
     }

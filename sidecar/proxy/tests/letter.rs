@@ -2,150 +2,22 @@
 
 mod support;
 
-use std::collections::VecDeque;
 use std::net::Ipv4Addr;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use support::server::{Asked, NEVER, OTHER_CA, SOON, Server, ask, keep, letter};
 use support::{PATIENCE, Proxy};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tpdocker_protocol::contract::CLIENT_GONE_AFTER;
 use tpdocker_protocol::control::{ProxyReply, ProxyRequest};
-use tpdocker_protocol::letter::{Letter, LetterRequest, MAX_BODY, Method, Token};
+use tpdocker_protocol::letter::{Letter, MAX_BODY, Token};
 use tpdocker_tunnel::messages::Messages;
 
-const CA: &str = include_str!("tls/ca.pem");
-const OTHER_CA: &str = include_str!("tls/other-ca.pem");
-/// As long as a test takes: its client does not go.
-const NEVER: Duration = Duration::from_mins(10);
-const SOON: Duration = Duration::from_millis(300);
 /// Long enough to come back in, on a busy machine.
 const LATER: Duration = Duration::from_secs(2);
 
-/// What the server was asked.
-#[derive(Debug, PartialEq, Eq)]
-struct Asked {
-    /// `PATCH /a`
-    line: String,
-    body: String,
-}
-
-/// An HTTPS server on 127.0.0.1 that answers with these statuses in turn, and with 200 after them; 0 hangs up.
-struct Server {
-    port: u16,
-    asked: mpsc::UnboundedReceiver<Asked>,
-}
-
-impl Server {
-    async fn start(statuses: &[u16]) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let certificates =
-            CertificateDer::pem_slice_iter(include_bytes!("tls/server.pem")).map(Result::unwrap).collect();
-        let key = PrivateKeyDer::from_pem_slice(include_bytes!("tls/server.key")).unwrap();
-        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(certificates, key)
-            .unwrap();
-        let acceptor = TlsAcceptor::from(Arc::new(config));
-        let mut statuses: VecDeque<u16> = statuses.to_vec().into();
-        let (asked_tx, asked) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            loop {
-                let (connection, _) = listener.accept().await.unwrap();
-                // A client that does not trust this server leaves during the handshake.
-                let Ok(mut stream) = acceptor.accept(connection).await else { continue };
-                let asked = read(&mut stream).await;
-                let status = statuses.pop_front().unwrap_or(200);
-                if asked_tx.send(asked).is_err() {
-                    return;
-                }
-                if status != 0 {
-                    let answer = format!("HTTP/1.1 {status} So\r\nContent-Length: 2\r\n\r\n{{}}");
-                    stream.write_all(answer.as_bytes()).await.unwrap();
-                    stream.flush().await.unwrap();
-                }
-            }
-        });
-        Self { port, asked }
-    }
-
-    async fn next(&mut self) -> Asked {
-        timeout(PATIENCE, self.asked.recv()).await.expect("a request in time").unwrap()
-    }
-
-    async fn lines(&mut self, number: usize) -> Vec<String> {
-        let mut lines = Vec::new();
-        for _ in 0..number {
-            lines.push(self.next().await.line);
-        }
-        lines
-    }
-
-    /// Nobody asks for as long as nothing would take.
-    async fn is_left_alone(&mut self) {
-        let asked = timeout(SOON * 4, self.asked.recv()).await;
-        assert!(asked.is_err(), "{asked:?}");
-    }
-}
-
-async fn read(stream: &mut (impl AsyncReadExt + Unpin)) -> Asked {
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await.unwrap());
-    }
-    let head = String::from_utf8(head).unwrap();
-    let field = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-    assert_eq!(field("Authorization"), Some("Bearer t0ken"));
-    assert!(field("Host").unwrap().starts_with("127.0.0.1:"));
-    let length = field("Content-Length").map_or(0, |length| length.parse().unwrap());
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body).await.unwrap();
-    let line = head.lines().next().unwrap().strip_suffix(" HTTP/1.1").unwrap().to_owned();
-    Asked { line, body: String::from_utf8(body).unwrap() }
-}
-
-fn request(method: Method, path: &str, body: &str, done: &[u16]) -> LetterRequest {
-    let content_type = (!body.is_empty()).then(|| "application/json".to_owned());
-    LetterRequest { method, path: path.into(), content_type, body: body.into(), done: done.to_vec() }
-}
-
-fn letter(port: u16, grace: Duration) -> Letter {
-    Letter {
-        host: "127.0.0.1".into(),
-        port,
-        ca: CA.into(),
-        token: Token("t0ken".into()),
-        grace,
-        valid: NEVER,
-        requests: vec![
-            request(Method::Get, "/look", "", &[200]),
-            request(Method::Patch, "/a", "[1]", &[200, 404, 422]),
-            request(Method::Delete, "/b", "{}", &[200, 404]),
-        ],
-    }
-}
-
 const ALL: [&str; 4] = ["GET /look", "GET /look", "PATCH /a", "DELETE /b"];
-
-async fn ask(client: &mut Messages<TcpStream>, request: &ProxyRequest) -> ProxyReply {
-    client.send(request).await.unwrap();
-    timeout(PATIENCE, client.receive()).await.expect("an answer in time").unwrap().expect("an answer")
-}
-
-async fn keep(client: &mut Messages<TcpStream>, letter: Letter) {
-    assert_eq!(ask(client, &ProxyRequest::Keep(Box::new(letter))).await, ProxyReply::Kept);
-}
 
 async fn tried(client: &mut Messages<TcpStream>) -> Option<String> {
     match ask(client, &ProxyRequest::Try).await {
