@@ -26,7 +26,7 @@ use crate::files::{self, FileError, OwnName};
 use crate::hold::Hold;
 use crate::host_ports::{HostPortError, HostPorts};
 use crate::link::{Generation, Link};
-use crate::names::{Names, Table};
+use crate::names::{Names, Recall, Table};
 use crate::podip::{AddressError, Changes, PodAddresses};
 use crate::ports::OwnPorts;
 use crate::relay::Arrivals;
@@ -101,6 +101,7 @@ pub(crate) struct DataPlane {
     expected_tx: watch::Sender<Expected>,
     hold_rx: watch::Receiver<Hold>,
     names: Arc<Names>,
+    recall: Arc<Recall>,
     host_ports: HostPorts,
     status_tx: watch::Sender<SidecarStatus>,
 }
@@ -143,7 +144,8 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
     let (hold_tx, hold_rx) = watch::channel(Hold::default());
     let (expected_tx, expected_rx) = watch::channel(Expected::default());
     let names = Arc::new(Names::default());
-    let answers = relay::Answers { names: Arc::clone(&names), injector: injector.clone() };
+    let recall = Arc::new(Recall::new(Arc::clone(&names), Arc::clone(&link), injector.clone()));
+    let answers = relay::Answers { names: Arc::clone(&names), recall: Arc::clone(&recall), injector: injector.clone() };
     let plane = Arc::new(DataPlane {
         options,
         rules: Mutex::new(rules),
@@ -154,6 +156,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         expected_tx,
         hold_rx,
         names,
+        recall: Arc::clone(&recall),
         host_ports: HostPorts::new(own_ports),
         status_tx: watch::Sender::new(status),
     });
@@ -163,6 +166,7 @@ pub async fn run(options: Options, shutdown: impl Future<Output = ()>) -> Result
         () = relay::arrive(redirected, arrivals) => Ok(()),
         () = control::serve(listener, Arc::clone(&plane)) => Ok(()),
         error = announce(app_ports, &plane, expected_rx, hold_tx) => Err(DataPlaneError::Ports(error)),
+        never = recall.run() => match never {},
         error = keep_addresses(changes, &plane) => Err(DataPlaneError::Addresses(error)),
         () = shutdown => Ok(()),
     };
@@ -337,9 +341,13 @@ impl DataPlane {
                 return;
             }
             Event::Datagram(datagram) => {
+                if !self.recall.answered(datagram.app, datagram.remote, &datagram.payload) {
+                    return;
+                }
                 self.injector.udp_reply(deliver::resolve(datagram.app), datagram.remote, &datagram.payload)
             }
             Event::DatagramFailed { app, remote, errno } => {
+                self.recall.failed(app, remote);
                 self.injector.unreachable(deliver::resolve(app), remote, errno)
             }
             Event::Echo(Echo { app, remote, sequence, payload }) => {

@@ -13,7 +13,7 @@
 //! - [`ports`] — what the app listens on; [`hold`] — what the cluster finds open while it is restarted;
 //! - [`link`] — the tunnel of the moment;
 //! - [`relay`] — what the app sends; [`deliver`] — what the cluster sends, [`callers`] — from whose address;
-//! - [`names`] — siblings on Docker networks; [`host_ports`] — the laptop's localhost;
+//! - [`names`] — siblings on Docker networks, and what the nameservers said; [`host_ports`] — the laptop's localhost;
 //! - [`control`] — the Unix socket; [`files`] — the pod's resolver and hosts; [`volumes`] — its volumes;
 //! - [`health`] — the engine's health check.
 

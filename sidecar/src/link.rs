@@ -24,7 +24,7 @@ struct Current {
 
 /// Numbers the tunnels of this process; 0 is before the first.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Generation(u64);
+pub(crate) struct Generation(pub(crate) u64);
 
 impl Link {
     /// Makes `tunnel` the current one and returns its number and the one that it replaces.
@@ -58,7 +58,13 @@ impl Link {
 
     /// The tunnel, if there is one.
     pub(crate) fn tunnel(&self) -> Option<Tunnel> {
-        self.current_tx.borrow().tunnel.clone()
+        self.current().map(|(_, tunnel)| tunnel)
+    }
+
+    /// The tunnel with its number, if there is one.
+    pub(crate) fn current(&self) -> Option<(Generation, Tunnel)> {
+        let current = self.current_tx.borrow();
+        current.tunnel.clone().map(|tunnel| (current.generation, tunnel))
     }
 
     /// The first tunnel newer than `after`; `None` when there is none until `deadline`.

@@ -18,7 +18,7 @@ use tpdocker_tunnel::{Datagram, Echo, OpenError, Stream, splice};
 
 use crate::capture::{Captured, CapturedPackets, Connection, HeldSyn, Injector, Redirected};
 use crate::link::{Generation, HOLD_TIMEOUT, Link};
-use crate::names::{self, Names};
+use crate::names::{self, Names, Recall};
 
 /// Connections that may be held at a time. One more is answered with silence: the app's kernel sends its SYN again
 /// after a second, when there is room.
@@ -43,10 +43,11 @@ struct Expected {
     arrival_tx: oneshot::Sender<TcpStream>,
 }
 
-/// What is answered here and not by the cluster: names of siblings.
+/// What is answered here and not by the cluster: names of siblings, and what the cluster cannot say for the moment.
 #[derive(Debug, Clone)]
 pub(crate) struct Answers {
     pub(crate) names: Arc<Names>,
+    pub(crate) recall: Arc<Recall>,
     pub(crate) injector: Injector,
 }
 
@@ -66,7 +67,11 @@ pub(crate) async fn outgoing(
                     if let Err(error) = answers.injector.udp_reply(app, remote, &answer) {
                         tracing::debug!("the address of a sibling did not reach the app: {error}");
                     }
-                } else if let Some(tunnel) = link.tunnel() {
+                    continue;
+                }
+                let (number, tunnel) = link.current().unzip();
+                answers.recall.asked(app, remote, &payload, number);
+                if let Some(tunnel) = tunnel {
                     tunnel.send_datagram(Datagram { app, remote, payload });
                 }
             }

@@ -1,4 +1,4 @@
-//! What is parsed here of bytes that others make, the kernel and the app, as functions that may be called with anything
+//! What is parsed here of bytes that others make, the kernel, the app and the cluster, as functions that may be called with anything
 //! and panic when a property does not hold: the fuzz targets of `tests/fuzz`. Not an interface.
 
 use super::packet::{self, Body};
@@ -31,6 +31,11 @@ pub fn packet(bytes: &[u8]) {
         let written = packet::udp(parsed.from, parsed.to, payload).expect("it came in a packet");
         assert_eq!(packet::parse(&written), Ok(parsed), "written and read again");
     }
+}
+
+/// See there.
+pub fn names(bytes: &[u8]) {
+    crate::names::foreign::names(bytes);
 }
 
 /// No more sockets than fit into the datagram.

@@ -3,10 +3,13 @@
 
 use std::net::IpAddr;
 
-/// Bytes before the question.
-const HEADER: usize = 12;
+use super::wire::{
+    AUTHORITATIVE, CHECKING_DISABLED, HEADER, OPCODE, RECURSION_AVAILABLE, RECURSION_DESIRED, RESPONSE, TRUNCATED,
+    TYPE_OPT, u16_at,
+};
+
 /// Of a datagram's answer, unless the question says more by EDNS (RFC 1035 section 2.3.4).
-const DATAGRAM: usize = 512;
+pub(super) const DATAGRAM: usize = 512;
 /// What we say that we take by EDNS; it means nothing here, and this passes every network (RFC 9715).
 const EDNS_SIZE: u16 = 1232;
 /// Seconds for which an answer may be kept: a container that is made anew may have another address.
@@ -16,18 +19,9 @@ const MAX_NAME: usize = 255;
 const MAX_LABEL: u8 = 63;
 
 const CLASS_IN: u16 = 1;
-const TYPE_OPT: u16 = 41;
 const TYPE_ANY: u16 = 255;
 /// A pointer to the question's name (RFC 1035 section 4.1.4).
 const THE_NAME: u16 = 0xc00c;
-
-const RESPONSE: u16 = 0x8000;
-const OPCODE: u16 = 0x7800;
-const AUTHORITATIVE: u16 = 0x0400;
-const TRUNCATED: u16 = 0x0200;
-const RECURSION_DESIRED: u16 = 0x0100;
-const RECURSION_AVAILABLE: u16 = 0x0080;
-const CHECKING_DISABLED: u16 = 0x0010;
 
 /// What the message travels in, which limits its length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +139,7 @@ fn record(answer: &Answer<'_>) -> Vec<u8> {
 }
 
 /// Labels that cannot be written are cut; the engine has no such names.
-fn wire_name(name: &str) -> Vec<u8> {
+pub(super) fn wire_name(name: &str) -> Vec<u8> {
     let mut wire = Vec::new();
     for label in name.split('.').filter(|label| !label.is_empty()) {
         let label = &label.as_bytes()[..label.len().min(usize::from(MAX_LABEL))];
@@ -195,10 +189,6 @@ fn name_at(message: &[u8], mut at: usize) -> Option<(String, usize)> {
         }
         at += usize::from(length);
     }
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    bytes.get(at..)?.first_chunk().copied().map(u16::from_be_bytes)
 }
 
 #[cfg(test)]

@@ -1,16 +1,27 @@
-//! Names of sibling containers: the only questions of the app that the sidecar answers itself.
+//! The app's questions for names: what the sidecar answers itself.
+//!
+//! In reading order: this file — names of sibling containers; [`message`] — a question and our own answer to it;
+//! [`stream`] — over TCP. [`memory`] — what the cluster's nameservers said, for when they cannot be heard, with its parts
+//! [`store`], [`waiting`] and [`exchange`], and [`recall`], which joins it to the rest; [`wire`] — what both read by.
 //!
 //! The app's resolver asks the cluster's nameserver, which is captured traffic like any other. A name server of the
 //! cluster knows no container of the laptop, though, and what the app reaches on a Docker network it wants to reach by
 //! name. So the CLI tells the names, and a question for one of them, to a nameserver of the pod's `resolv.conf`, is
 //! answered here: bare, and under each suffix of the search list, since that is how a resolver with `ndots:5` asks.
-//! Everything else goes to the cluster unread. Without declared networks there is no table, and nothing is parsed.
+//! Everything else goes to the cluster as it is. Without declared networks there is no table.
 //!
 //! A name exists here with the types that it has: an AAAA question for a container without IPv6 is answered with "no
 //! data" (RFC 2308), since a name error would make musl and others give up on the A answer as well.
 
+mod exchange;
+pub(crate) mod foreign;
+mod memory;
 mod message;
+mod recall;
+mod store;
 mod stream;
+mod waiting;
+mod wire;
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -20,6 +31,7 @@ use tpdocker_protocol::control::Sibling;
 
 use self::message::{Answer, Kind, Question, Transport};
 
+pub(crate) use self::recall::Recall;
 pub(crate) use self::stream::serve;
 
 /// Where nameservers listen (RFC 1035 section 4.2).
@@ -48,13 +60,23 @@ impl Names {
 
     /// What is known, if it is asked for at `remote`.
     pub(crate) fn table(&self, remote: SocketAddr) -> Option<Arc<Table>> {
-        let table = Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner));
-        table.is_asked_at(remote).then_some(table)
+        let table = self.known();
+        (!table.addresses.is_empty() && table.is_asked_at(remote)).then_some(table)
+    }
+
+    /// Whether a nameserver of the pod is there.
+    pub(crate) fn is_nameserver(&self, remote: SocketAddr) -> bool {
+        // Most datagrams are judged by their port alone.
+        remote.port() == DNS_PORT && self.known().is_asked_at(remote)
     }
 
     /// The answer to a datagram, if it asks for a name of ours.
     pub(crate) fn answer(&self, remote: SocketAddr, query: &[u8]) -> Option<Vec<u8>> {
         self.table(remote)?.answer(query, Transport::Datagram)
+    }
+
+    fn known(&self) -> Arc<Table> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -85,7 +107,7 @@ impl Table {
     }
 
     fn is_asked_at(&self, remote: SocketAddr) -> bool {
-        !self.addresses.is_empty() && remote.port() == DNS_PORT && self.resolvers.contains(&remote.ip())
+        remote.port() == DNS_PORT && self.resolvers.contains(&remote.ip())
     }
 
     fn answer(&self, query: &[u8], transport: Transport) -> Option<Vec<u8>> {

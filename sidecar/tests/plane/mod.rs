@@ -17,9 +17,9 @@ use ed25519_dalek::SigningKey;
 use namespace::Namespace;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tpdocker_protocol::addr::Port;
 use tpdocker_protocol::admission::{Challenge, Role};
 use tpdocker_protocol::contract::{SIDECAR_CARRIER, SIDECAR_CONTROL, SIDECAR_SOCKET};
@@ -226,16 +226,27 @@ impl Cluster {
 
     /// Pumps between the proxy and `socket` until one of them hangs up.
     pub fn pump(&self, socket: &Path) {
+        self.pump_through(socket, watch::channel(true).1);
+    }
+
+    /// The same through a way that carries nothing while the switch is off, and loses nothing: a black hole, to TCP.
+    pub fn pump_with_switch(&self, socket: &Path) -> watch::Sender<bool> {
+        let (switch_tx, switch_rx) = watch::channel(true);
+        self.pump_through(socket, switch_rx);
+        switch_tx
+    }
+
+    fn pump_through(&self, socket: &Path, switch_rx: watch::Receiver<bool>) {
         let (address, socket) = (self.address, socket.to_owned());
         spawn_in(&self.namespace, async move {
-            if let Err(error) = pump(address, &socket).await {
+            if let Err(error) = pump(address, &socket, switch_rx).await {
                 eprintln!("the pump ended: {error}");
             }
         });
     }
 }
 
-async fn pump(proxy: SocketAddr, socket: &Path) -> io::Result<()> {
+async fn pump(proxy: SocketAddr, socket: &Path, switch_rx: watch::Receiver<bool>) -> io::Result<()> {
     let mut proxy = TcpStream::connect(proxy).await?;
     let mut challenge = [0; Challenge::LEN];
     proxy.read_exact(&mut challenge).await?;
@@ -244,8 +255,28 @@ async fn pump(proxy: SocketAddr, socket: &Path) -> io::Result<()> {
     assert_eq!(proxy.read_u8().await?, 0, "admitted");
     let mut sidecar = UnixStream::connect(socket).await?;
     sidecar.write_u8(SIDECAR_CARRIER).await?;
-    tokio::io::copy_bidirectional(&mut proxy, &mut sidecar).await?;
-    Ok(())
+    let (proxy_reader, proxy_writer) = proxy.into_split();
+    let (sidecar_reader, sidecar_writer) = sidecar.into_split();
+    let out = carry(sidecar_reader, proxy_writer, switch_rx.clone());
+    tokio::try_join!(out, carry(proxy_reader, sidecar_writer, switch_rx)).map(drop)
+}
+
+/// Copies until the end, whenever the switch is on.
+async fn carry(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut switch_rx: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        let length = from.read(&mut buffer).await?;
+        // Without its sender the switch stays as it is.
+        let _on = switch_rx.wait_for(|on| *on).await.is_ok();
+        if length == 0 {
+            return to.shutdown().await;
+        }
+        to.write_all(&buffer[..length]).await?;
+    }
 }
 
 /// A sidecar and a cluster, connected and configured.

@@ -1,6 +1,7 @@
 //! The handle of a tunnel.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tpdocker_protocol::addr::{AppAddr, ClusterAddr, Listener, Port, Target};
@@ -9,7 +10,7 @@ use tpdocker_protocol::errno::Errno;
 use tpdocker_protocol::frame::{Datagram, Echo, Side};
 
 use crate::carrier;
-use crate::core::Core;
+use crate::core::{Core, now};
 use crate::events::Events;
 use crate::open::{OpenError, open};
 use crate::stream::Stream;
@@ -114,6 +115,16 @@ impl Tunnel {
     /// Proxy → sidecar: the answer to [`Self::listen`].
     pub fn listening(&self, bound: Vec<Port>, failed: Vec<PortFailure>) {
         self.owner.core.update(|state| state.mux.listening(bound, failed));
+    }
+
+    /// When the last byte came from the other end, or when the tunnel was started.
+    pub fn heard(&self) -> Instant {
+        self.owner.core.update(|state| state.mux.heard())
+    }
+
+    /// Asks the other end for a sign of life; [`Self::heard`] tells whether it came.
+    pub fn probe(&self) {
+        self.owner.core.update(|state| state.mux.probe(now()));
     }
 
     /// Resolves when the tunnel has ended, and why.

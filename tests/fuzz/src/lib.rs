@@ -1,8 +1,8 @@
 //! Fuzz targets: everything in tpdocker that parses bytes which others make, each as a function that may be called with
 //! anything and panics when a property does not hold: that is what they are for.
 //!
-//! "Others" are the kernel (netlink, queued packets), the app (those packets' content), the other end of the tunnel, and
-//! whoever reaches the proxy's port. Two drivers call the functions: `tests/bounded.rs` with changed seeds, as part of
+//! "Others" are the kernel (netlink, queued packets), the app (those packets' content), the cluster's nameservers, the other
+//! end of the tunnel, and whoever reaches the proxy's port. Two drivers call the functions: `tests/bounded.rs` with changed seeds, as part of
 //! the ordinary tests; and libFuzzer, guided by coverage, through `fuzz_targets/` (see the README beside the manifest).
 
 #![expect(clippy::missing_panics_doc, reason = "the module says it of all of them")]
@@ -22,7 +22,7 @@ use tpdocker_protocol::control::{self, ProxyReply, ProxyRequest, SidecarReply, S
 use tpdocker_protocol::frame::{Decoder, Frame, FrameError, StreamId};
 use tpdocker_protocol::mux::limits::DEAD_AFTER;
 use tpdocker_protocol::mux::{Event, Mux, Recv, Side};
-pub use tpdocker_sidecar::capture::foreign::{diagnostics, netlink, nfqueue, packet};
+pub use tpdocker_sidecar::capture::foreign::{diagnostics, names, netlink, nfqueue, packet};
 
 /// One target.
 pub struct Target {
@@ -37,7 +37,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 9] = [
     Target { name: "frames", run: frames, seeds: seeds::frames, cost: 1 },
     Target { name: "mux", run: mux, seeds: seeds::frames, cost: 5 },
     Target { name: "control", run: control, seeds: seeds::control, cost: 1 },
@@ -45,6 +45,7 @@ pub const TARGETS: [Target; 8] = [
     Target { name: "netlink", run: netlink, seeds: seeds::netlink, cost: 1 },
     Target { name: "nfqueue", run: nfqueue, seeds: seeds::nfqueue, cost: 1 },
     Target { name: "packet", run: packet, seeds: seeds::packet, cost: 1 },
+    Target { name: "names", run: names, seeds: seeds::names, cost: 1 },
     Target { name: "diagnostics", run: diagnostics, seeds: seeds::diagnostics, cost: 1 },
 ];
 

@@ -177,3 +177,25 @@ pub fn diagnostics() -> Vec<Vec<u8>> {
     };
     vec![listener(2), listener(10), [listener(2), message(3, &[0; 4])].concat(), message(2, &[0; 20])]
 }
+
+/// A query with its length in front, then the answer: addresses behind an alias, no such name, and with EDNS and a cookie.
+pub fn names() -> Vec<Vec<u8>> {
+    let question = [&[2][..], b"DB", &[7], b"staging", &[0, 0, 1, 0, 1]].concat();
+    let header = |flags: [u8; 2], counts: [u8; 3]| {
+        [&[0, 9][..], &flags, &[0, 1, 0, counts[0], 0, counts[1], 0, counts[2]]].concat()
+    };
+    let alias = [0xc0, 12, 0, 5, 0, 1, 0, 0, 0, 30, 0, 4, 1, b'x', 0xc0, 15];
+    let address = [0xc0, 40, 0, 1, 0, 1, 0, 0, 14, 16, 0, 4, 10, 1, 2, 3];
+    let soa = [&[0xc0, 15, 0, 6, 0, 1, 0, 0, 14, 16, 0, 22, 0, 0][..], &[0; 20]].concat();
+    let opt = [0, 0, 41, 4, 208, 0, 0, 128, 0, 0, 6, 0, 10, 0, 2, 7, 7];
+    let pair = |query: Vec<u8>, answer: Vec<u8>| {
+        let length = u16::try_from(query.len()).expect("short").to_be_bytes();
+        [&length[..], &query, &answer].concat()
+    };
+    let plain = [&header([1, 0], [0; 3])[..], &question].concat();
+    let edns = [&header([1, 0], [0, 0, 1])[..], &question, &opt].concat();
+    let found = [&header([0x85, 0xa0], [2, 0, 0])[..], &question, &alias, &address].concat();
+    let missing = [&header([0x85, 0x83], [0, 1, 0])[..], &question, &soa].concat();
+    let with_opt = [&header([0x85, 0xa0], [2, 0, 1])[..], &question, &alias, &address, &opt].concat();
+    vec![pair(plain.clone(), found), pair(plain, missing), pair(edns, with_opt)]
+}

@@ -34,6 +34,10 @@ impl Liveness {
         self.heard = now;
     }
 
+    pub(super) fn last_heard(&self) -> Instant {
+        self.heard
+    }
+
     pub(super) fn rtt(&self) -> Option<Duration> {
         self.rtt
     }

@@ -255,6 +255,16 @@ impl Mux {
         }
     }
 
+    /// When the last byte came from the other end, or when this was made.
+    pub fn heard(&self) -> Instant {
+        self.liveness.last_heard()
+    }
+
+    /// Asks the other end for a sign of life, unless it has been asked and has not answered.
+    pub fn probe(&mut self, now: Instant) {
+        self.ask(now, Liveness::ping);
+    }
+
     /// The next thing that the other end asks for or tells. What had come before the session ended is still told.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front().or_else(|| self.datagrams_in.pop())
