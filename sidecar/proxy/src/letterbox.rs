@@ -105,9 +105,12 @@ impl Letterbox {
         }
     }
 
-    /// Whether callers wait for a client that is gone: what is posted then will bring the original soon enough.
+    /// Whether callers wait for a client that is gone: what is posted then will bring the original soon enough. Not in a pod
+    /// that leaves, whose callers have another one to go to.
     pub(crate) fn is_worth_waiting_for(&self) -> bool {
-        self.0.borrow().letter.as_ref().is_some_and(|kept| kept.post.letter().grace <= WORTH_WAITING)
+        let state = self.0.borrow();
+        let soon = state.letter.as_ref().is_some_and(|kept| kept.post.letter().grace <= WORTH_WAITING);
+        soon && state.leaves.is_none()
     }
 
     /// Posts each letter whose client is gone.

@@ -5,12 +5,13 @@ mod support;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use support::server::{NEVER, SERVING, SOON, Server, keep, letter};
+use support::server::{NEVER, SERVING, SOON, Server, ask, keep, letter};
 use support::{PATIENCE, Proxy, event, free_port, listen_on, pair, status, tcp, watch};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 use tpdocker_protocol::addr::{Listener, Scope};
+use tpdocker_protocol::control::{ProxyReply, ProxyRequest};
 use tpdocker_protocol::letter::Letter;
 use tpdocker_tunnel::{Event, Events, Tunnel, splice};
 
@@ -137,4 +138,21 @@ async fn who_waits_for_a_letter_that_is_no_good_any_more_is_reset() {
     assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
     assert!(!proxy.ready().await);
     assert!(TcpStream::connect((POD, port)).await.is_err());
+}
+
+#[tokio::test]
+async fn a_pod_that_leaves_while_its_client_is_there_keeps_nobody_waiting() {
+    let mut server = Server::start(&[]).await;
+    let port = free_port().await;
+    let mut proxy = Proxy::start(vec![tcp(port)]).await;
+    let (tunnel, _events) = attach(&proxy, port).await;
+    let mut client = proxy.control().await;
+    keep(&mut client, letter(server.port, GRACE)).await;
+    proxy.shutdown_tx.take().unwrap().send(()).unwrap();
+    timeout(PATIENCE, tunnel.closed()).await.expect("the tunnel ends");
+    timeout(PATIENCE, async { while TcpStream::connect((POD, port)).await.is_ok() {} }).await.expect("it is closed");
+    assert!(!proxy.server.is_finished(), "it waits for a word of its client");
+    assert_eq!(ask(&mut client, &ProxyRequest::There).await, ProxyReply::Heard);
+    timeout(PATIENCE, &mut proxy.server).await.expect("the server ends").unwrap();
+    server.is_left_alone().await;
 }
