@@ -42,9 +42,7 @@ fn cluster_gone(record: &SessionRecord) -> String {
 pub async fn clean_machine(session: &str, reporter: &Reporter) -> Result<(), Error> {
     let removed = containers(session).await?;
     rundir::forget(session)?;
-    if removed > 0 {
-        reporter.notice(format!("{removed} containers of session {session} were removed"));
-    }
+    reporter.notice(format!("session {session} has nothing left on this machine: {removed} containers were removed"));
     Ok(())
 }
 
